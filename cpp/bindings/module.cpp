@@ -1,0 +1,185 @@
+// lowla._native: set-up, threads, features, and SciPy's BLAS.
+#include "python.hpp"
+
+#include "lowla/core/blas.hpp"
+#include "lowla/core/simd.hpp"
+#include "lowla/core/threads.hpp"
+
+#include <chrono>
+#include <cstring>
+#include <mutex>
+
+namespace lowla::bindings {
+
+void poll_signals() {
+  using clock = std::chrono::steady_clock;
+  thread_local clock::time_point last{};
+  const auto now = clock::now();
+  if (now - last < std::chrono::milliseconds(50))
+    return;
+  last = now;
+  py::gil_scoped_acquire acquire;
+  if (PyErr_CheckSignals() != 0)
+    throw Cancelled();
+}
+
+namespace {
+
+/// The pointer of one capsule of scipy.linalg.cython_*, after a look at its signature: it must be
+/// a void function of `arity` pointers.
+void *capsule_pointer(const py::dict &capi, const std::string &name, int arity) {
+  if (!capi.contains(name))
+    throw py::import_error("SciPy's BLAS/LAPACK lacks " + name);
+  const py::object capsule = capi[name.c_str()];
+  const char *signature = PyCapsule_GetName(capsule.ptr());
+  if (signature == nullptr)
+    throw py::error_already_set();
+  int commas = 0, stars = 0;
+  for (const char *c = signature; *c != '\0'; ++c) {
+    commas += *c == ',';
+    stars += *c == '*';
+  }
+  if (std::strncmp(signature, "void ", 5) != 0 || commas + 1 != arity || stars != arity)
+    throw py::import_error("SciPy's " + name + " has an unexpected signature: " + signature);
+  void *pointer = PyCapsule_GetPointer(capsule.ptr(), signature);
+  if (pointer == nullptr)
+    throw py::error_already_set();
+  return pointer;
+}
+
+/// 4 or 8: ilaver writes three integers; what it leaves of three int64 -1 tells their width.
+int probe_integer_bytes(void *ilaver) {
+  std::int64_t version[3] = {-1, -1, -1};
+  reinterpret_cast<void (*)(void *, void *, void *)>(ilaver)(&version[0], &version[1], &version[2]);
+  return (version[0] >> 32) == -1 ? 4 : 8;
+}
+
+} // namespace
+
+void ensure_blas() {
+  if (blas::loaded())
+    return;
+  const auto blas_capi =
+      py::module_::import("scipy.linalg.cython_blas").attr("__pyx_capi__").cast<py::dict>();
+  const auto lapack_capi =
+      py::module_::import("scipy.linalg.cython_lapack").attr("__pyx_capi__").cast<py::dict>();
+  const int bytes = probe_integer_bytes(capsule_pointer(lapack_capi, "ilaver", 3));
+  for (const char type : {'s', 'd', 'c', 'z'}) {
+    const bool complex = type == 'c' || type == 'z';
+    const int arity[blas::kRoutineCount] = {13, 5, complex ? 13 : 11, complex ? 15 : 14};
+    for (int r = 0; r < blas::kRoutineCount; ++r) {
+      const auto routine = static_cast<blas::Routine>(r);
+      const std::string name = blas::routine_name(routine, type);
+      const bool from_blas = routine == blas::kGemm;
+      blas::install(routine, type,
+                    capsule_pointer(from_blas ? blas_capi : lapack_capi, name, arity[r]), bytes);
+    }
+  }
+}
+
+namespace {
+
+py::dict features() {
+  py::dict out;
+  out["simd"] = simd::level_name();
+  out["threads"] = threads::get_num_threads();
+  out["blas_loaded"] = blas::loaded();
+  out["blas_integer_bytes"] = blas::integer_bytes();
+#if defined(__clang__)
+  out["compiler"] = "clang " + std::to_string(__clang_major__);
+#elif defined(__GNUC__)
+  out["compiler"] = "gcc " + std::to_string(__GNUC__) + "." + std::to_string(__GNUC_MINOR__);
+#endif
+  out["cplusplus"] = static_cast<long>(__cplusplus);
+  return out;
+}
+
+/// C = A B by SciPy's gemm, column-major: the test of the BLAS table.
+py::array gemm(const py::array &A, const py::array &B) {
+  ensure_blas();
+  return with_scalar(A.dtype(), [&](auto zero) -> py::array {
+    using T = decltype(zero);
+    using Fortran = py::array_t<T, py::array::f_style | py::array::forcecast>;
+    const auto a = Fortran::ensure(A), b = Fortran::ensure(B);
+    if (!a || !b || a.ndim() != 2 || b.ndim() != 2 || a.shape(1) != b.shape(0))
+      throw ValueError("A and B must be matrices that fit");
+    py::array_t<T, py::array::f_style> c({a.shape(0), b.shape(1)});
+    const auto ld = [](py::ssize_t n) { return std::max<index>(1, n); };
+    blas::gemm('N', 'N', a.shape(0), b.shape(1), a.shape(1), T(1), a.data(), ld(a.shape(0)),
+               b.data(), ld(b.shape(0)), T(0), c.mutable_data(), ld(a.shape(0)));
+    return c;
+  });
+}
+
+/// Eigenvalues and vectors, or singular values and vectors, by the small solvers: for their tests.
+py::tuple small_eigh(const py::array &A) {
+  return with_scalar(A.dtype(), [&](auto zero) -> py::tuple {
+    using S = wide_t<decltype(zero)>;
+    const auto a = py::array_t<S, py::array::f_style | py::array::forcecast>::ensure(A);
+    Small<S> M(a.shape(0), a.shape(1)), V;
+    std::copy(a.data(), a.data() + a.size(), M.data.begin());
+    std::vector<double> w;
+    small::eigh(M, w, V);
+    py::array_t<S, py::array::f_style> v({V.rows, V.cols});
+    std::copy(V.data.begin(), V.data.end(), v.mutable_data());
+    return py::make_tuple(py::array_t<double>(static_cast<py::ssize_t>(w.size()), w.data()), v);
+  });
+}
+
+py::tuple small_svd(const py::array &A) {
+  return with_scalar(A.dtype(), [&](auto zero) -> py::tuple {
+    using S = wide_t<decltype(zero)>;
+    const auto a = py::array_t<S, py::array::f_style | py::array::forcecast>::ensure(A);
+    Small<S> M(a.shape(0), a.shape(1)), U, W;
+    std::copy(a.data(), a.data() + a.size(), M.data.begin());
+    std::vector<double> s;
+    small::svd(M, U, s, W);
+    py::array_t<S, py::array::f_style> u({U.rows, U.cols}), v({W.rows, W.cols});
+    std::copy(U.data.begin(), U.data.end(), u.mutable_data());
+    std::copy(W.data.begin(), W.data.end(), v.mutable_data());
+    return py::make_tuple(u, py::array_t<double>(static_cast<py::ssize_t>(s.size()), s.data()), v);
+  });
+}
+
+} // namespace
+} // namespace lowla::bindings
+
+// What threadpoolctl calls (python/lowla/_config.py registers the controller).
+extern "C" {
+__attribute__((visibility("default"))) int lowla_get_num_threads();
+__attribute__((visibility("default"))) void lowla_set_num_threads(int n);
+int lowla_get_num_threads() { return lowla::threads::get_num_threads(); }
+void lowla_set_num_threads(int n) { lowla::threads::set_num_threads(n); }
+}
+
+PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
+  namespace py = pybind11;
+  using namespace lowla;
+  m.doc() = "Compiled CPU kernels of lowla.";
+  py::register_exception_translator([](std::exception_ptr p) {
+    try {
+      if (p)
+        std::rethrow_exception(p);
+    } catch (const ValueError &e) {
+      PyErr_SetString(PyExc_ValueError, e.what());
+    } catch (const OverflowError &e) {
+      PyErr_SetString(PyExc_OverflowError, e.what());
+    } catch (const LinAlgError &e) {
+      py::set_error(py::module_::import("numpy.linalg").attr("LinAlgError"), e.what());
+    } catch (const Cancelled &) {
+      if (!PyErr_Occurred())
+        PyErr_SetString(PyExc_KeyboardInterrupt, "");
+    } catch (const Error &e) {
+      PyErr_SetString(PyExc_RuntimeError, e.what());
+    }
+  });
+  m.def("set_num_threads", &threads::set_num_threads, py::arg("n"));
+  m.def("get_num_threads", &threads::get_num_threads);
+  m.def("features", &bindings::features);
+  bindings::register_sketch(m);
+  bindings::register_rsvd(m);
+  auto testing = m.def_submodule("_testing", "Internals, exposed for the tests.");
+  testing.def("gemm", &bindings::gemm, py::arg("A"), py::arg("B"));
+  testing.def("eigh", &bindings::small_eigh, py::arg("A"));
+  testing.def("svd", &bindings::small_svd, py::arg("A"));
+}

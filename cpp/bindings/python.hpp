@@ -1,0 +1,247 @@
+// From Python objects to views and matrices, and errors back: what every binding shares.
+#pragma once
+
+#include "lowla/core/cancel.hpp"
+#include "lowla/core/error.hpp"
+#include "lowla/device/host.hpp"
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <memory>
+#include <string>
+#include <type_traits>
+
+namespace lowla::bindings {
+
+namespace py = pybind11;
+
+/// Load SciPy's BLAS and LAPACK pointers unless that is done (imports scipy.linalg).
+void ensure_blas();
+
+/// Runs signal handlers at most every 50 ms; throws Cancelled where one raised.
+void poll_signals();
+
+/// Run f() without the GIL, Ctrl-C polled; Cancelled becomes the Python error that is set.
+template <class F> auto without_gil(F &&f) {
+  try {
+    py::gil_scoped_release release;
+    CancelScope scope(&poll_signals);
+    return f();
+  } catch (const Cancelled &) {
+    throw py::error_already_set();
+  }
+}
+
+/// f(T{}) for the dtype's scalar type.
+template <class F> auto with_scalar(const py::dtype &dtype, F &&f) {
+  const char kind = dtype.kind();
+  const auto size = dtype.itemsize();
+  if (kind == 'f' && size == 8)
+    return f(double{});
+  if (kind == 'f' && size == 4)
+    return f(float{});
+  if (kind == 'c' && size == 16)
+    return f(std::complex<double>{});
+  if (kind == 'c' && size == 8)
+    return f(std::complex<float>{});
+  throw py::type_error("A must be float32, float64, complex64 or complex128, got " +
+                       py::cast<std::string>(py::str(dtype)));
+}
+
+/// View of a 2-D array of T without a copy. Strides of axes of length <= 1 are not trusted.
+template <class T> MatrixView<T> view_of(const py::array &A) {
+  if (A.ndim() != 2)
+    throw ValueError("A must have 2 dimensions, got " + std::to_string(A.ndim()));
+  if (!py::isinstance<py::array_t<T>>(A))
+    throw py::type_error("A has another dtype than expected");
+  const auto size = static_cast<py::ssize_t>(sizeof(T));
+  MatrixView<T> view{static_cast<const T *>(A.data()), A.shape(0), A.shape(1), 1, 1, false};
+  const auto stride = [&](int axis) {
+    if (A.strides(axis) % size != 0)
+      throw py::type_error("A is not aligned to its items");
+    return static_cast<index>(A.strides(axis) / size);
+  };
+  view.rs = view.m > 1 ? stride(0) : (view.n > 0 ? view.n : 1);
+  view.cs = view.n > 1 ? stride(1) : 1;
+  return view;
+}
+
+/// CSR view of (indptr, indices, data, (m, n)); checks everything that could read out of bounds.
+template <class T, class I> CsrView<T, I> csr_of(const py::tuple &A) {
+  const auto indptr = py::cast<py::array_t<I>>(A[0]);
+  const auto indices = py::cast<py::array_t<I>>(A[1]);
+  const auto data = py::cast<py::array_t<T>>(A[2]);
+  const auto shape = py::cast<py::tuple>(A[3]);
+  CsrView<T, I> view{indptr.data(), indices.data(), data.data(), py::cast<index>(shape[0]),
+                     py::cast<index>(shape[1])};
+  if (indptr.size() != view.m + 1)
+    throw ValueError("sparse A is malformed: indptr must have m + 1 entries");
+  index previous = 0;
+  for (index i = 0; i <= view.m; ++i) {
+    const auto p = static_cast<index>(view.indptr[i]);
+    if (p < previous)
+      throw ValueError("sparse A is malformed: indptr must not decrease");
+    previous = p;
+  }
+  if (previous > indices.size() || previous > data.size())
+    throw ValueError("sparse A is malformed: indptr points past the data");
+  for (index p = 0; p < previous; ++p) {
+    const auto j = static_cast<index>(view.indices[p]);
+    if (j < 0 || j >= view.n)
+      throw ValueError("sparse A is malformed: column index out of range");
+  }
+  return view;
+}
+
+/// A linear operator of Python: an object with shape, dtype, matmat and rmatmat.
+template <class T> class PythonOperator final : public Host<T>::Matrix {
+public:
+  using R = real_t<T>;
+  using Panel = lowla::Panel<T>;
+  using Matrix = typename Host<T>::Matrix;
+
+  PythonOperator(py::handle object, index m, index n, bool adjoint = false, R scale = R(1))
+      : object_(object), adjoint_(adjoint), scale_(scale) {
+    this->m = adjoint ? n : m;
+    this->n = adjoint ? m : n;
+  }
+  void multiply(const Panel &X, Panel &Y, double *norm2) override {
+    apply(adjoint_ ? "rmatmat" : "matmat", X, Y);
+    if (norm2 != nullptr) // E ||A X||^2 = b/n ||A||^2 for a random orthonormal X
+      *norm2 = squares(Y) * static_cast<double>(this->n) / static_cast<double>(X.cols);
+  }
+  void multiply_adjoint(const Panel &Y, Panel &Z) override {
+    apply(adjoint_ ? "matmat" : "rmatmat", Y, Z);
+  }
+  void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2) override {
+    Panel own;
+    if (Y == nullptr) {
+      own = Panel(this->m, X.cols);
+      Y = &own;
+    }
+    multiply(X, *Y, norm2);
+    multiply_adjoint(*Y, Z);
+  }
+  /// The operator has no entries to look at: the largest entry of a product stands for them.
+  double scan(bool &finite) override {
+    Panel X(this->n, 1), Y(this->m, 1);
+    Host<T>::fill_normal(X, 0, philox::kStreamProbe);
+    multiply(X, Y, nullptr);
+    double largest = 0;
+    finite = true;
+    for (index i = 0; i < Y.rows; ++i)
+      for (index j = 0; j < Y.ld; ++j) {
+        const double a = std::abs(static_cast<double>(Y.row(i)[j]));
+        finite = finite && std::isfinite(a);
+        largest = std::max(largest, std::isfinite(a) ? a : 0.0);
+      }
+    return largest;
+  }
+  void rescale(R factor) override { scale_ = factor; }
+  std::unique_ptr<Matrix> adjoint() const override {
+    return std::make_unique<PythonOperator>(object_, adjoint_ ? this->n : this->m,
+                                            adjoint_ ? this->m : this->n, !adjoint_, scale_);
+  }
+  /// ||R||_F^2 of R = A - U S V^H: its part inside span(V) is rounding; outside it, the mean over
+  /// Gaussian probes.
+  double residual_norm2(const Panel &U, const std::vector<double> &s, const Panel &V) override {
+    constexpr index kProbes = 64;
+    const index probes = std::min(kProbes, this->n);
+    Panel X(this->n, probes), Y(this->m, probes);
+    if (probes == this->n)
+      Host<T>::set_identity(X);
+    else
+      Host<T>::fill_normal(X, 0, philox::kStreamProbe);
+    multiply(X, Y, nullptr);
+    Small<wide_t<T>> H = Host<T>::inner({&V}, X);
+    for (index j = 0; j < H.cols; ++j)
+      for (index i = 0; i < H.rows; ++i)
+        H(i, j) *= s[i];
+    Host<T>::subtract(Y, {&U}, H);
+    return squares(Y) / (probes == this->n ? 1.0 : static_cast<double>(probes));
+  }
+  bool has_entries() const override { return false; }
+
+private:
+  static double squares(const Panel &Y) {
+    return simd::dense<R>().sum_squares(Y.row(0), Y.rows * Y.ld);
+  }
+
+  void apply(const char *method, const Panel &X, Panel &Y) {
+    ++this->reads;
+    py::gil_scoped_acquire acquire;
+    try {
+      py::array_t<T> x({X.rows, X.cols});
+      Host<T>::store(X, std::vector<wide_t<T>>(static_cast<std::size_t>(X.cols), wide_t<T>(scale_)),
+                     x.mutable_data(), X.cols, 1, false);
+      auto product = object_.attr(method)(x);
+      auto y = py::array_t<T, py::array::c_style | py::array::forcecast>::ensure(product);
+      if (!y)
+        throw py::error_already_set();
+      if (y.ndim() != 2 || y.shape(0) != Y.rows || y.shape(1) != Y.cols)
+        throw py::value_error(std::string("A.") + method + " returned an array of the wrong shape");
+      Host<T>::load(Y, view_of<T>(y));
+    } catch (py::error_already_set &error) {
+      error.restore();
+      throw Cancelled();
+    } catch (py::value_error &error) {
+      PyErr_SetString(PyExc_ValueError, error.what());
+      throw Cancelled();
+    }
+  }
+
+  py::handle object_; // kept alive by the caller's argument
+  bool adjoint_;
+  R scale_;
+};
+
+/// f(T{}, matrix) for any A that a backend accepts.
+template <class F> auto with_matrix(const py::object &A, F &&f) {
+  if (py::isinstance<py::array>(A)) {
+    const auto array = py::reinterpret_borrow<py::array>(A);
+    return with_scalar(array.dtype(), [&](auto zero) {
+      using T = decltype(zero);
+      auto matrix = Host<T>::dense(view_of<T>(array));
+      return f(zero, *matrix);
+    });
+  }
+  if (py::isinstance<py::tuple>(A)) {
+    const auto parts = py::reinterpret_borrow<py::tuple>(A);
+    if (parts.size() != 4)
+      throw py::type_error("sparse A must be (indptr, indices, data, (m, n))");
+    const auto data = py::cast<py::array>(parts[2]);
+    const auto indices = py::cast<py::array>(parts[1]);
+    return with_scalar(data.dtype(), [&](auto zero) {
+      using T = decltype(zero);
+      const auto run = [&](auto integer) {
+        using I = decltype(integer);
+        auto matrix = Host<T>::csr(csr_of<T, I>(parts));
+        return f(zero, *matrix);
+      };
+      return indices.dtype().itemsize() == 8 ? run(std::int64_t{}) : run(std::int32_t{});
+    });
+  }
+  const auto shape = py::cast<py::tuple>(A.attr("shape"));
+  const auto m = py::cast<index>(shape[0]), n = py::cast<index>(shape[1]);
+  return with_scalar(py::dtype::from_args(A.attr("dtype")), [&](auto zero) {
+    using T = decltype(zero);
+    PythonOperator<T> matrix(A, m, n);
+    return f(zero, matrix);
+  });
+}
+
+/// A new numpy array holding a panel (or its adjoint), columns multiplied by `factor`.
+template <class T>
+py::array_t<T> to_array(const Panel<T> &P, const std::vector<wide_t<T>> &factor, bool adjoint) {
+  py::array_t<T> out(adjoint ? std::vector<py::ssize_t>{P.cols, P.rows}
+                             : std::vector<py::ssize_t>{P.rows, P.cols});
+  Host<T>::store(P, factor, out.mutable_data(), adjoint ? 1 : P.cols, adjoint ? P.rows : 1,
+                 adjoint);
+  return out;
+}
+
+void register_sketch(py::module_ &m);
+void register_rsvd(py::module_ &m);
+
+} // namespace lowla::bindings

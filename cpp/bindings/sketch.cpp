@@ -1,0 +1,140 @@
+// Bindings of the random draws and embeddings.
+#include "lowla/sketch.hpp"
+
+#include "python.hpp"
+
+#include <array>
+#include <cmath>
+
+namespace lowla::bindings {
+namespace {
+
+py::array random_normal(std::uint64_t key, std::uint32_t stream, index rows, index cols,
+                        const std::string &dtype) {
+  if (rows < 0 || cols < 0)
+    throw ValueError("rows and cols must not be negative");
+  return with_scalar(py::dtype(dtype), [&](auto zero) -> py::array {
+    using T = decltype(zero);
+    if constexpr (is_complex_v<T>) {
+      throw py::type_error("dtype must be float32 or float64");
+    } else {
+      py::array_t<T> out({rows, cols});
+      T *data = out.mutable_data();
+      without_gil([&] {
+        const index groups = (rows + 3) / 4;
+        threads::parallel_for((groups + 63) / 64, [&](index chunk) {
+          for (index g = 64 * chunk; g < std::min(groups, 64 * (chunk + 1)); ++g)
+            for (index j = 0; j < cols; ++j) {
+              double four[4];
+              philox::normals4(key, stream, static_cast<std::uint64_t>(g),
+                               static_cast<std::uint64_t>(j), four);
+              for (index i = 4 * g; i < std::min(rows, 4 * g + 4); ++i)
+                data[i * cols + j] = static_cast<T>(four[i - 4 * g]);
+            }
+        });
+      });
+      return out;
+    }
+  });
+}
+
+py::array random_signs(std::uint64_t key, std::uint32_t stream, index rows, index cols) {
+  py::array_t<std::int8_t> out({rows, cols});
+  std::int8_t *data = out.mutable_data();
+  without_gil([&] {
+    threads::parallel_for((rows + 127) / 128, [&](index chunk) {
+      for (index j = 0; j < cols; ++j) {
+        const auto words = philox::block(key, stream, static_cast<std::uint64_t>(chunk),
+                                         static_cast<std::uint64_t>(j));
+        for (index i = 128 * chunk; i < std::min(rows, 128 * (chunk + 1)); ++i)
+          data[i * cols + j] = ((words.w[(i >> 5) & 3] >> (i & 31)) & 1u) ? -1 : 1;
+      }
+    });
+  });
+  return out;
+}
+
+py::array raw_philox(std::uint64_t key, const std::array<std::uint32_t, 4> &counter) {
+  const auto words =
+      philox::rounds10(philox::Words{{counter[0], counter[1], counter[2], counter[3]}},
+                       static_cast<std::uint32_t>(key), static_cast<std::uint32_t>(key >> 32));
+  return py::array_t<std::uint32_t>(4, words.w);
+}
+
+py::tuple pattern(std::uint64_t key, index d, index n, index nnz) {
+  py::array_t<std::int64_t> rows({nnz, n});
+  py::array_t<std::int8_t> signs({nnz, n});
+  auto *r = rows.mutable_data();
+  auto *s = signs.mutable_data();
+  without_gil([&] { sjlt_pattern(SketchSpec{SketchKind::kSjlt, key, d, n, nnz}, r, s); });
+  return py::make_tuple(rows, signs);
+}
+
+py::array sketch_apply(const std::string &kind, std::uint64_t key, index d, index n, index nnz,
+                       const py::object &A, bool adjoint) {
+  if (kind != "gaussian" && kind != "sjlt")
+    throw ValueError("kind must be \"gaussian\" or \"sjlt\", got \"" + kind + "\"");
+  const SketchSpec spec{kind == "sjlt" ? SketchKind::kSjlt : SketchKind::kGaussian, key, d, n, nnz};
+  const auto need_rows = [&](index got) {
+    const index want = adjoint ? d : n;
+    if (got != want)
+      throw ValueError("A must have " + std::to_string(want) + " rows, got " + std::to_string(got));
+  };
+  if (py::isinstance<py::array>(A)) {
+    const auto array = py::reinterpret_borrow<py::array>(A);
+    return with_scalar(array.dtype(), [&](auto zero) -> py::array {
+      using T = decltype(zero);
+      const auto view = view_of<T>(array);
+      need_rows(view.m);
+      py::array_t<T> out({adjoint ? n : d, view.n});
+      T *data = out.mutable_data();
+      without_gil([&] {
+        if (adjoint)
+          sketch_adjoint(spec, view, data);
+        else
+          sketch_dense(spec, view, data);
+      });
+      return out;
+    });
+  }
+  const auto parts = py::cast<py::tuple>(A);
+  if (adjoint || parts.size() != 4)
+    throw py::type_error("A must be a dense array, or (indptr, indices, data, (m, n))");
+  const auto indices = py::cast<py::array>(parts[1]);
+  return with_scalar(py::cast<py::array>(parts[2]).dtype(), [&](auto zero) -> py::array {
+    using T = decltype(zero);
+    const auto run = [&](auto integer) -> py::array {
+      const auto view = csr_of<T, decltype(integer)>(parts);
+      need_rows(view.m);
+      py::array_t<T> out({d, view.n});
+      T *data = out.mutable_data();
+      without_gil([&] { sketch_csr(spec, view, data); });
+      return out;
+    };
+    return indices.dtype().itemsize() == 8 ? run(std::int64_t{}) : run(std::int32_t{});
+  });
+}
+
+} // namespace
+
+void register_sketch(py::module_ &m) {
+  m.def("random_normal", &random_normal, py::arg("key"), py::arg("stream"), py::arg("rows"),
+        py::arg("cols"), py::arg("dtype"));
+  m.def("random_signs", &random_signs, py::arg("key"), py::arg("stream"), py::arg("rows"),
+        py::arg("cols"));
+  m.def(
+      "philox",
+      [](std::uint64_t key, const py::sequence &counter) {
+        if (counter.size() != 4)
+          throw ValueError("counter must have four words");
+        return raw_philox(
+            key, {py::cast<std::uint32_t>(counter[0]), py::cast<std::uint32_t>(counter[1]),
+                  py::cast<std::uint32_t>(counter[2]), py::cast<std::uint32_t>(counter[3])});
+      },
+      py::arg("key"), py::arg("counter"));
+  m.def("sjlt_pattern", &pattern, py::arg("key"), py::arg("d"), py::arg("n"), py::arg("nnz"));
+  m.def("sketch_apply", &sketch_apply, py::arg("kind"), py::arg("key"), py::arg("d"), py::arg("n"),
+        py::arg("nnz"), py::arg("A"), py::arg("adjoint"));
+}
+
+} // namespace lowla::bindings

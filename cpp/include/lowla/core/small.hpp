@@ -1,0 +1,77 @@
+// Small dense problems, serial and in double precision: the d x d algebra of a sketch.
+//
+// They run between passes over the data on one thread and never wake a BLAS pool. Above
+// kLapackOrder, and outside parallel loops, the work goes to LAPACK (core/blas.hpp).
+//   cholesky        G = R^H R
+//   eigh            Householder tridiagonalisation and implicit QL with Wilkinson shifts
+//                   (Golub, Van Loan, Matrix Computations, 4th ed., algorithms 8.3.1 and 8.3.3)
+//   svd             Gram preconditioning, then one-sided Jacobi (Drmac, Veselic 2008): high
+//                   relative accuracy on column-scaled matrices
+#pragma once
+
+#include "lowla/core/scalar.hpp"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+namespace lowla {
+
+/// Dense column-major matrix of double or complex<double>.
+template <class S> struct Small {
+  index rows = 0, cols = 0;
+  std::vector<S> data;
+
+  Small() = default;
+  Small(index m, index n) : rows(m), cols(n), data(static_cast<std::size_t>(m * n), S(0)) {}
+  S &operator()(index i, index j) { return data[static_cast<std::size_t>(i + j * rows)]; }
+  const S &operator()(index i, index j) const {
+    return data[static_cast<std::size_t>(i + j * rows)];
+  }
+  S *col(index j) { return data.data() + j * rows; }
+  const S *col(index j) const { return data.data() + j * rows; }
+
+  static Small identity(index n) {
+    Small I(n, n);
+    for (index i = 0; i < n; ++i)
+      I(i, i) = S(1);
+    return I;
+  }
+  /// Columns first..first+count-1.
+  Small columns(index first, index count) const {
+    Small out(rows, count);
+    std::copy(col(first), col(first) + rows * count, out.data.begin());
+    return out;
+  }
+  /// Rows first..first+count-1.
+  Small row_block(index first, index count) const {
+    Small out(count, cols);
+    for (index j = 0; j < cols; ++j)
+      for (index i = 0; i < count; ++i)
+        out(i, j) = (*this)(first + i, j);
+    return out;
+  }
+};
+
+namespace small {
+
+inline constexpr index kLapackOrder = 256;
+
+template <class S> Small<S> multiply(const Small<S> &A, const Small<S> &B);
+template <class S> Small<S> adjoint(const Small<S> &A);
+
+/// Upper R with G = R^H R, in place (strict lower part zeroed). False if a pivot falls below
+/// `floor` times its diagonal entry; G is then spoilt.
+template <class S> bool cholesky(Small<S> &G, double floor);
+/// Inverse of an upper triangular matrix, in place.
+template <class S> void invert_upper(Small<S> &R);
+
+/// Eigenvalues (descending) and eigenvectors (columns of V) of a Hermitian matrix.
+template <class S> void eigh(const Small<S> &A, std::vector<double> &w, Small<S> &V);
+
+/// A (m x n, m >= n) = U diag(s) W^H, s descending, U (m x n). Columns of U whose singular value is
+/// zero are zero.
+template <class S> void svd(const Small<S> &A, Small<S> &U, std::vector<double> &s, Small<S> &W);
+
+} // namespace small
+} // namespace lowla

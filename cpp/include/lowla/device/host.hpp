@@ -1,0 +1,88 @@
+// Host: the device "CPU". What an algorithm may ask of a device, and how the CPU does it.
+//
+// A device offers tall-skinny linear algebra on Panels; small d x d matrices (`Small`) always live
+// on the host in double precision. The primitives:
+//
+//   Panel                         n x b block of vectors
+//   Matrix<T>                     A, seen only through products (dense, CSR, operator):
+//     multiply(X, Y, norm2)         Y = A X           one read of A
+//     multiply_adjoint(Y, Z)        Z = A^H Y         one read of A
+//     normal(X, Y, Z, norm2)        Y = A X, Z = A^H Y   one read of A for both where it is stored
+//     scan(finite)                  max |a_ij|, and whether all entries are finite
+//     rescale(s)                    from now on the matrix stands for s A
+//   fill_normal, fill_sjlt, set_identity         start blocks, addressed by (key, stream, row, col)
+//   inner(P, W)                   the stacked P_i^H W in double precision
+//   subtract(W, P, H)             W -= sum_i P_i H_i
+//   combine(P, E)                 sum_i P_i E_i
+//   residual_norm2(A, U, s, V)    ||A - U diag(s) V^H||_F^2, measured, one read of A
+//
+// Reductions over rows run over a partition that depends on the sizes alone, and partial sums are
+// added in its order: results do not depend on the number of threads.
+#pragma once
+
+#include "lowla/core/error.hpp"
+#include "lowla/core/panel.hpp"
+#include "lowla/core/philox.hpp"
+#include "lowla/core/threads.hpp"
+#include "lowla/core/view.hpp"
+
+#include <memory>
+#include <vector>
+
+namespace lowla {
+
+template <class T> struct Host {
+  using Scalar = T;
+  using R = real_t<T>;
+  using Wide = wide_t<T>;
+  using Panel = lowla::Panel<T>;
+  using Panels = std::vector<const Panel *>;
+
+  /// A as algorithms see it. `m` x `n`.
+  class Matrix {
+  public:
+    index m = 0, n = 0;
+    index reads = 0; ///< passes over A so far
+    virtual ~Matrix() = default;
+    /// norm2, where given, receives ||A||_F^2 (or NaN where products alone cannot tell it).
+    virtual void multiply(const Panel &X, Panel &Y, double *norm2 = nullptr) = 0;
+    virtual void multiply_adjoint(const Panel &Y, Panel &Z) = 0;
+    /// Y may be null where it is not wanted.
+    virtual void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2 = nullptr) = 0;
+    virtual double scan(bool &finite) = 0;
+    virtual void rescale(R factor) = 0;
+    virtual std::unique_ptr<Matrix> adjoint() const = 0;
+    /// ||A - U diag(s) V^H||_F^2
+    virtual double residual_norm2(const Panel &U, const std::vector<double> &s, const Panel &V) = 0;
+    /// Whether iterating with vectors of length n (rather than m) is the better side.
+    virtual bool iterate_on_columns() const { return n <= m; }
+    /// Whether keeping the m x d products costs more than reading A once more.
+    virtual bool cheap_to_read() const { return false; }
+    /// Whether ||A||_F is known from the entries.
+    virtual bool has_entries() const { return true; }
+  };
+
+  static std::unique_ptr<Matrix> dense(MatrixView<T> A);
+  template <class I> static std::unique_ptr<Matrix> csr(CsrView<T, I> A);
+
+  /// P(j, i) = normal(stream, first + i, j): the transpose of rows first.. of the Gaussian
+  /// operator.
+  static void fill_normal(Panel &P, std::uint64_t key, std::uint32_t stream, index first = 0);
+  /// P = S^T, S the d x n sparse sign operator (unscaled), d = P.cols, n = P.rows.
+  static void fill_sjlt(Panel &P, std::uint64_t key, index nnz);
+  static void set_identity(Panel &P);
+  static Panel copy(const Panel &P);
+
+  static Small<Wide> inner(const Panels &P, const Panel &W);
+  static Small<Wide> gram(const Panel &Y);
+  static void subtract(Panel &W, const Panels &P, const Small<Wide> &H);
+  static Panel combine(const Panels &P, const Small<Wide> &E);
+  /// For each column the entry of largest magnitude, the first of equals.
+  static std::vector<Wide> peaks(const Panel &P);
+  /// out(i, j) = P(i, j) factor(j) for the caller's array.
+  static void store(const Panel &P, const std::vector<Wide> &factor, T *out, index rs, index cs,
+                    bool conjugate);
+  static void load(Panel &P, MatrixView<T> A);
+};
+
+} // namespace lowla

@@ -1,0 +1,210 @@
+// The table of BLAS and LAPACK pointers and the typed calls through it (see core/blas.hpp).
+#include "lowla/core/blas.hpp"
+
+#include <array>
+#include <atomic>
+
+namespace lowla::blas {
+namespace {
+
+struct Table {
+  std::array<std::array<void *, 4>, kRoutineCount> functions{};
+  int integer_bytes = 0;
+};
+Table g_table;
+std::atomic<bool> g_loaded{false};
+
+int type_slot(char type) {
+  switch (type) {
+  case 's':
+    return 0;
+  case 'd':
+    return 1;
+  case 'c':
+    return 2;
+  case 'z':
+    return 3;
+  default:
+    throw ValueError(std::string("unknown BLAS type letter ") + type);
+  }
+}
+
+template <class S> constexpr int slot_of() {
+  if constexpr (std::is_same_v<S, float>)
+    return 0;
+  else if constexpr (std::is_same_v<S, double>)
+    return 1;
+  else if constexpr (std::is_same_v<S, std::complex<float>>)
+    return 2;
+  else
+    return 3;
+}
+
+template <class S, class F> F *function(Routine routine) {
+  void *found = g_table.functions[routine][slot_of<S>()];
+  if (found == nullptr)
+    throw Error("SciPy's BLAS is not loaded: " + routine_name(routine, 'd'));
+  return reinterpret_cast<F *>(found);
+}
+
+/// Call f(Int{}) with the BLAS integer type.
+template <class F> auto with_integer(F &&f) {
+  return g_table.integer_bytes == 8 ? f(std::int64_t{}) : f(std::int32_t{});
+}
+
+template <class S>
+void gemm_as(char op_a, char op_b, index m, index n, index k, S alpha, const S *A, index lda,
+             const S *B, index ldb, S beta, S *C, index ldc) {
+  with_integer([&](auto zero) {
+    using Int = decltype(zero);
+    Int mi = narrow<Int>(m), ni = narrow<Int>(n), ki = narrow<Int>(k), ai = narrow<Int>(lda),
+        bi = narrow<Int>(ldb), ci = narrow<Int>(ldc);
+    using F =
+        void(char *, char *, Int *, Int *, Int *, S *, S *, Int *, S *, Int *, S *, S *, Int *);
+    function<S, F>(kGemm)(&op_a, &op_b, &mi, &ni, &ki, &alpha, const_cast<S *>(A), &ai,
+                          const_cast<S *>(B), &bi, &beta, C, &ci);
+  });
+}
+
+template <class S>
+void gesdd_as(index m, index n, Small<S> &A, std::vector<double> &s, Small<S> &W) {
+  with_integer([&](auto zero) {
+    using Int = decltype(zero);
+    Int mi = narrow<Int>(m), ni = narrow<Int>(n), info = 0, lwork = -1;
+    char job = 'S';
+    Small<S> U(m, n), Wh(n, n);
+    s.assign(static_cast<std::size_t>(n), 0.0);
+    std::vector<Int> iwork(static_cast<std::size_t>(8 * n));
+    S query{};
+    auto call = [&](S *work, double *rwork) {
+      if constexpr (is_complex_v<S>) {
+        using F = void(char *, Int *, Int *, S *, Int *, double *, S *, Int *, S *, Int *, S *,
+                       Int *, double *, Int *, Int *);
+        function<S, F>(kGesdd)(&job, &mi, &ni, A.data.data(), &mi, s.data(), U.data.data(), &mi,
+                               Wh.data.data(), &ni, work, &lwork, rwork, iwork.data(), &info);
+      } else {
+        (void)rwork;
+        using F = void(char *, Int *, Int *, S *, Int *, S *, S *, Int *, S *, Int *, S *, Int *,
+                       Int *, Int *);
+        function<S, F>(kGesdd)(&job, &mi, &ni, A.data.data(), &mi, s.data(), U.data.data(), &mi,
+                               Wh.data.data(), &ni, work, &lwork, iwork.data(), &info);
+      }
+    };
+    std::vector<double> rwork(static_cast<std::size_t>(
+        is_complex_v<S> ? std::max(5 * n * n + 7 * n, 2 * m * n + 3 * n * n) : 0));
+    call(&query, rwork.data());
+    lwork = narrow<Int>(static_cast<index>(real_of(query)));
+    std::vector<S> work(static_cast<std::size_t>(lwork));
+    call(work.data(), rwork.data());
+    if (info != 0)
+      throw LinAlgError("LAPACK gesdd did not converge");
+    W = small::adjoint(Wh);
+    A = std::move(U);
+  });
+}
+
+} // namespace
+
+std::string routine_name(Routine routine, char type) {
+  const bool complex = type == 'c' || type == 'z';
+  const char *stem[kRoutineCount] = {"gemm", "potrf", complex ? "heevd" : "syevd", "gesdd"};
+  return type + std::string(stem[routine]);
+}
+
+void install(Routine routine, char type, void *function, int integer_bytes) {
+  if (integer_bytes != 4 && integer_bytes != 8)
+    throw ValueError("BLAS integers must have 4 or 8 bytes");
+  g_table.functions[routine][type_slot(type)] = function;
+  g_table.integer_bytes = integer_bytes;
+  bool complete = true;
+  for (const auto &types : g_table.functions)
+    for (const void *f : types)
+      complete = complete && f != nullptr;
+  g_loaded.store(complete);
+}
+
+bool loaded() { return g_loaded.load(); }
+int integer_bytes() { return g_table.integer_bytes; }
+
+void gemm(char op_a, char op_b, index m, index n, index k, float alpha, const float *A, index lda,
+          const float *B, index ldb, float beta, float *C, index ldc) {
+  gemm_as(op_a, op_b, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc);
+}
+void gemm(char op_a, char op_b, index m, index n, index k, double alpha, const double *A, index lda,
+          const double *B, index ldb, double beta, double *C, index ldc) {
+  gemm_as(op_a, op_b, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc);
+}
+void gemm(char op_a, char op_b, index m, index n, index k, std::complex<float> alpha,
+          const std::complex<float> *A, index lda, const std::complex<float> *B, index ldb,
+          std::complex<float> beta, std::complex<float> *C, index ldc) {
+  gemm_as(op_a, op_b, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc);
+}
+void gemm(char op_a, char op_b, index m, index n, index k, std::complex<double> alpha,
+          const std::complex<double> *A, index lda, const std::complex<double> *B, index ldb,
+          std::complex<double> beta, std::complex<double> *C, index ldc) {
+  gemm_as(op_a, op_b, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc);
+}
+
+template <class S> bool potrf(index n, S *A, index lda) {
+  return with_integer([&](auto zero) {
+    using Int = decltype(zero);
+    using F = void(char *, Int *, S *, Int *, Int *);
+    Int ni = narrow<Int>(n), li = narrow<Int>(lda), info = 0;
+    char uplo = 'U';
+    function<S, F>(kPotrf)(&uplo, &ni, A, &li, &info);
+    return info == 0;
+  });
+}
+
+template <class S> void heevd(index n, S *A, real_t<S> *w) {
+  with_integer([&](auto zero) {
+    using Int = decltype(zero);
+    using R = real_t<S>;
+    Int ni = narrow<Int>(n), lwork = -1, lrwork = -1, liwork = -1, info = 0;
+    char job = 'V', uplo = 'U';
+    S work_size{};
+    R rwork_size{};
+    Int iwork_size = 0;
+    auto call = [&](S *work, R *rwork, Int *iwork) {
+      if constexpr (is_complex_v<S>) {
+        using F = void(char *, char *, Int *, S *, Int *, R *, S *, Int *, R *, Int *, Int *, Int *,
+                       Int *);
+        function<S, F>(kHeevd)(&job, &uplo, &ni, A, &ni, w, work, &lwork, rwork, &lrwork, iwork,
+                               &liwork, &info);
+      } else {
+        (void)rwork;
+        using F = void(char *, char *, Int *, S *, Int *, S *, S *, Int *, Int *, Int *, Int *);
+        function<S, F>(kHeevd)(&job, &uplo, &ni, A, &ni, w, work, &lwork, iwork, &liwork, &info);
+      }
+    };
+    call(&work_size, &rwork_size, &iwork_size);
+    lwork = narrow<Int>(static_cast<index>(std::real(work_size)));
+    lrwork = narrow<Int>(static_cast<index>(rwork_size));
+    liwork = iwork_size;
+    std::vector<S> work(static_cast<std::size_t>(lwork));
+    std::vector<R> rwork(static_cast<std::size_t>(lrwork) + 1);
+    std::vector<Int> iwork(static_cast<std::size_t>(liwork));
+    call(work.data(), rwork.data(), iwork.data());
+    if (info != 0)
+      throw LinAlgError("LAPACK syevd did not converge");
+  });
+}
+
+void gesdd(index m, index n, Small<double> &A, std::vector<double> &s, Small<double> &W) {
+  gesdd_as(m, n, A, s, W);
+}
+void gesdd(index m, index n, Small<std::complex<double>> &A, std::vector<double> &s,
+           Small<std::complex<double>> &W) {
+  gesdd_as(m, n, A, s, W);
+}
+
+#define LOWLA_INSTANTIATE(S)                                                                       \
+  template bool potrf(index, S *, index);                                                          \
+  template void heevd(index, S *, real_t<S> *);
+LOWLA_INSTANTIATE(float)
+LOWLA_INSTANTIATE(double)
+LOWLA_INSTANTIATE(std::complex<float>)
+LOWLA_INSTANTIATE(std::complex<double>)
+#undef LOWLA_INSTANTIATE
+
+} // namespace lowla::blas

@@ -1,0 +1,816 @@
+// The CPU's primitives (see device/host.hpp).
+#include "lowla/device/host.hpp"
+
+#include "lowla/core/clones.hpp"
+
+#include <cmath>
+#include <cstring>
+
+namespace lowla {
+namespace {
+
+using threads::parallel_for;
+
+/// Below this many flops a loop is not worth waking a thread for.
+constexpr double kSerialFlops = 4e5;
+/// Memory for the partial sums of one reduction, beyond what the panels themselves take.
+constexpr index kPartialBytes = index(8) << 20;
+
+index chunks_for(double flops, index wanted) {
+  const auto affordable = static_cast<index>(flops / kSerialFlops) + 1;
+  return std::max<index>(1, std::min(wanted, affordable));
+}
+
+/// Split of `rows` into chunks of whole row blocks; depends on the sizes alone.
+struct RowChunks {
+  index rows, size, count;
+  RowChunks(index n_rows, index wanted, index block)
+      : rows(n_rows),
+        size(std::max(block, round_up((n_rows + wanted - 1) / std::max<index>(1, wanted), block))),
+        count((n_rows + size - 1) / size) {}
+  index first(index c) const { return c * size; }
+  index last(index c) const { return std::min(rows, (c + 1) * size); }
+};
+
+/// Per-thread scratch that survives between calls on one thread.
+template <class R> R *scratch(index n, int slot) {
+  thread_local Buffer<R> buffers[3];
+  thread_local index sizes[3] = {0, 0, 0};
+  if (sizes[slot] < n) {
+    buffers[slot] = Buffer<R>();
+    buffers[slot] = Buffer<R>(n);
+    sizes[slot] = n;
+  }
+  return buffers[slot].get();
+}
+
+LOWLA_CLONES void widen(const float *x, double *y, index n) {
+  for (index i = 0; i < n; ++i)
+    y[i] = static_cast<double>(x[i]);
+}
+
+/// acc[j] += sum over parts of part[j], in the order of the parts.
+template <class R> void add_parts(R *out, const R *parts, index n_parts, index stride, index n) {
+  for (index p = 0; p < n_parts; ++p)
+    for (index j = 0; j < n; ++j)
+      out[j] += parts[p * stride + j];
+}
+
+template <class T> constexpr int kPlanes = scalar_traits<T>::planes;
+
+/// out = -U(i .. i+rows-1, :) diag(s)
+template <class T>
+void scale_rows(const Panel<T> &U, const std::vector<double> &s, index i, index rows,
+                real_t<T> *out) {
+  using R = real_t<T>;
+  for (index r = 0; r < rows; ++r)
+    for (int plane = 0; plane < kPlanes<T>; ++plane)
+      for (index j = 0; j < U.width; ++j)
+        out[r * U.ld + plane * U.width + j] =
+            j < U.cols ? static_cast<R>(-s[j]) * U.row(i + r)[plane * U.width + j] : R(0);
+}
+
+// --- dense ---
+
+/// The stored matrix as the kernels see it: m x (planes n) reals, rows contiguous. Complex entries
+/// are interleaved there, so the panels are: for A X rows 2j, 2j+1 of the right factor are
+/// [Xr | Xi], [-Xi | Xr]; for A^H Y the rows 2j, 2j+1 of the product fold into Z.
+template <class T> class DenseMatrix final : public Host<T>::Matrix {
+public:
+  using R = real_t<T>;
+  using Panel = lowla::Panel<T>;
+  using Matrix = typename Host<T>::Matrix;
+
+  explicit DenseMatrix(MatrixView<T> A, R scale = R(1)) : A_(A), scale_(scale) {
+    this->m = A.m;
+    this->n = A.n;
+  }
+
+  void multiply(const Panel &X, Panel &Y, double *norm2) override {
+    ++this->reads;
+    const Buffer<R> embedded = embed(X);
+    const R *right = embedded.get() != nullptr ? embedded.get() : X.row(0);
+    const double flops = 2.0 * static_cast<double>(A_.m) * static_cast<double>(A_.n) *
+                         static_cast<double>(X.ld) * kPlanes<T>;
+    const RowChunks chunks(A_.m, chunks_for(flops, std::min<index>(128, A_.m / 192 + 1)),
+                           simd::kRowBlock);
+    std::vector<double> squares(static_cast<std::size_t>(chunks.count));
+    parallel_for(chunks.count, [&](index c) {
+      double sum = 0;
+      for_blocks(chunks.first(c), chunks.last(c),
+                 [&](index i, index rows, const R *block, index rs) {
+                   simd::dense<R>().multiply(block, rs, rows, depth(), right, X.ld, X.ld, Y.row(i),
+                                             Y.ld, false);
+                   if (norm2 != nullptr)
+                     for (index r = 0; r < rows; ++r)
+                       sum += simd::dense<R>().sum_squares(block + r * rs, depth());
+                 });
+      squares[c] = sum;
+    });
+    if (norm2 != nullptr) {
+      *norm2 = 0;
+      for (double s : squares)
+        *norm2 += s;
+    }
+  }
+
+  void multiply_adjoint(const Panel &Y, Panel &Z) override {
+    ++this->reads;
+    reduce(Y.ld, Z, 2.0, [&](index first, index last, R *Zpart) {
+      for_blocks(first, last, [&](index i, index rows, const R *block, index rs) {
+        simd::dense<R>().multiply_transposed(block, rs, rows, depth(), Y.row(i), Y.ld, Y.ld, Zpart,
+                                             Y.ld);
+      });
+      return 0.0;
+    });
+  }
+
+  void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2) override {
+    ++this->reads;
+    const Buffer<R> embedded = embed(X);
+    const R *right = embedded.get() != nullptr ? embedded.get() : X.row(0);
+    const double total = reduce(X.ld, Z, 4.0, [&](index first, index last, R *Zpart) {
+      double sum = 0;
+      R *local = Y == nullptr ? scratch<R>(simd::kRowBlock * X.ld, 1) : nullptr;
+      for_blocks(first, last, [&](index i, index rows, const R *block, index rs) {
+        R *y = Y == nullptr ? local : Y->row(i);
+        simd::dense<R>().multiply(block, rs, rows, depth(), right, X.ld, X.ld, y, X.ld, false);
+        simd::dense<R>().multiply_transposed(block, rs, rows, depth(), y, X.ld, X.ld, Zpart, X.ld);
+        if (norm2 != nullptr)
+          for (index r = 0; r < rows; ++r)
+            sum += simd::dense<R>().sum_squares(block + r * rs, depth());
+      });
+      return sum;
+    });
+    if (norm2 != nullptr)
+      *norm2 = total;
+  }
+
+  double scan(bool &finite) override {
+    const RowChunks chunks(A_.m, 64, simd::kRowBlock);
+    std::vector<double> largest(static_cast<std::size_t>(chunks.count), 0.0);
+    std::vector<char> bad(static_cast<std::size_t>(chunks.count), 0);
+    parallel_for(chunks.count, [&](index c) {
+      for_blocks(chunks.first(c), chunks.last(c), [&](index, index rows, const R *block, index rs) {
+        for (index r = 0; r < rows; ++r)
+          for (index j = 0; j < depth(); ++j) {
+            const double a = std::abs(static_cast<double>(block[r * rs + j]));
+            if (!std::isfinite(a))
+              bad[c] = 1;
+            else if (a > largest[c])
+              largest[c] = a;
+          }
+      });
+    });
+    finite = std::none_of(bad.begin(), bad.end(), [](char b) { return b != 0; });
+    return *std::max_element(largest.begin(), largest.end());
+  }
+
+  void rescale(R factor) override { scale_ = factor; }
+
+  std::unique_ptr<Matrix> adjoint() const override {
+    return std::make_unique<DenseMatrix>(A_.adjoint(), scale_);
+  }
+
+  double residual_norm2(const Panel &U, const std::vector<double> &s, const Panel &V) override {
+    ++this->reads;
+    // Row blocks of A minus (U diag(s)) V^H, in the real interleaved form: the right factor is
+    // V^H as kPlanes k rows of length kPlanes n.
+    const index k = V.cols, width = round_up(depth(), simd::panel_unit<R>);
+    Buffer<R> right(kPlanes<T> * U.width * width);
+    std::fill(right.get(), right.get() + kPlanes<T> * U.width * width, R(0));
+    for (index j = 0; j < A_.n; ++j)
+      for (index c = 0; c < k; ++c) {
+        // conj of V where A is taken as stored; a conjugated view negates the stored imaginary
+        // part.
+        const R vr = V.row(j)[c];
+        if constexpr (is_complex_v<T>) {
+          const R vi = V.row(j)[V.width + c];
+          const R flip = A_.conjugated ? R(-1) : R(1);
+          right.get()[c * width + 2 * j] = vr;
+          right.get()[c * width + 2 * j + 1] = -flip * vi;
+          right.get()[(U.width + c) * width + 2 * j] = vi;
+          right.get()[(U.width + c) * width + 2 * j + 1] = flip * vr;
+        } else {
+          right.get()[c * width + j] = vr;
+        }
+      }
+    const RowChunks chunks(A_.m, std::min<index>(128, A_.m / 96 + 1), simd::kRowBlock);
+    std::vector<double> squares(static_cast<std::size_t>(chunks.count), 0.0);
+    parallel_for(chunks.count, [&](index c) {
+      R *left = scratch<R>(simd::kRowBlock * U.ld, 1);
+      R *product = scratch<R>(simd::kRowBlock * width, 2);
+      for_blocks(chunks.first(c), chunks.last(c),
+                 [&](index i, index rows, const R *block, index rs) {
+                   scale_rows(U, s, i, rows, left);
+                   simd::dense<R>().multiply(left, U.ld, rows, U.ld, right.get(), width, width,
+                                             product, width, false);
+                   for (index r = 0; r < rows; ++r) {
+                     for (index j = 0; j < depth(); ++j)
+                       product[r * width + j] += block[r * rs + j];
+                     squares[c] += simd::dense<R>().sum_squares(product + r * width, depth());
+                   }
+                 });
+    });
+    double sum = 0;
+    for (double x : squares)
+      sum += x;
+    return sum;
+  }
+
+  bool iterate_on_columns() const override {
+    // Rows that lie contiguously need no packing; only for very tall or wide matrices is the
+    // shorter vector worth more than that.
+    constexpr index kExtreme = 32;
+    if (A_.n > kExtreme * A_.m)
+      return false;
+    if (A_.m > kExtreme * A_.n)
+      return true;
+    if (A_.cs == 1)
+      return true;
+    return A_.rs == 1 ? false : A_.n <= A_.m;
+  }
+
+private:
+  index depth() const { return kPlanes<T> * A_.n; }
+
+  bool direct() const { return (A_.cs == 1 || A_.n == 1) && scale_ == R(1); }
+
+  /// f(i, rows, block, row stride) for the row blocks of [first, last); a block is the stored
+  /// memory itself where its rows are contiguous, else a packed (and scaled) copy of the block.
+  template <class F> void for_blocks(index first, index last, F &&f) const {
+    for (index i = first; i < last; i += simd::kRowBlock) {
+      const index rows = std::min(simd::kRowBlock, last - i);
+      if (direct()) {
+        f(i, rows, reinterpret_cast<const R *>(A_.at(i, 0)), kPlanes<T> * A_.rs);
+      } else {
+        R *packed = scratch<R>(simd::kRowBlock * depth(), 0);
+        pack(i, rows, packed);
+        f(i, rows, static_cast<const R *>(packed), depth());
+      }
+    }
+  }
+
+  void pack(index i, index rows, R *out) const {
+    constexpr index kTile = 16;
+    for (index j0 = 0; j0 < A_.n; j0 += kTile) {
+      const index j1 = std::min(A_.n, j0 + kTile);
+      for (index r = 0; r < rows; ++r) {
+        const T *source = A_.at(i + r, 0);
+        R *target = out + r * depth();
+        for (index j = j0; j < j1; ++j) {
+          const R *entry = reinterpret_cast<const R *>(source + j * A_.cs);
+          for (int plane = 0; plane < kPlanes<T>; ++plane)
+            target[kPlanes<T> * j + plane] = scale_ * entry[plane];
+        }
+      }
+    }
+  }
+
+  /// The right factor of A X for complex A (empty for real A, where X itself is it).
+  Buffer<R> embed(const Panel &X) const {
+    if constexpr (!is_complex_v<T>) {
+      (void)X;
+      return Buffer<R>();
+    } else {
+      Buffer<R> out(2 * X.rows * X.ld);
+      const R flip = A_.conjugated ? R(-1) : R(1);
+      const index w = X.width;
+      for (index j = 0; j < X.rows; ++j) {
+        const R *x = X.row(j);
+        R *even = out.get() + 2 * j * X.ld, *odd = even + X.ld;
+        for (index c = 0; c < w; ++c) {
+          even[c] = x[c];
+          even[w + c] = x[w + c];
+          odd[c] = -flip * x[w + c];
+          odd[w + c] = flip * x[c];
+        }
+      }
+      return out;
+    }
+  }
+
+  /// Z = sum over row chunks of body(first, last, Zpart), Zpart (planes n x ldy); returns the sum
+  /// of what the bodies return.
+  template <class Body> double reduce(index ldy, Panel &Z, double flops_per, Body &&body) {
+    const index size = depth() * ldy;
+    const double flops = flops_per * static_cast<double>(A_.m) * static_cast<double>(size);
+    const index budget = kPartialBytes / static_cast<index>(sizeof(R)) + (A_.m + A_.n) * ldy;
+    // A chunk of fewer rows than this would cost more in clearing and adding its part than it
+    // saves.
+    constexpr index kRowsPerPart = 192;
+    const index wanted =
+        std::min(std::max<index>(2, std::min<index>(16, budget / std::max<index>(1, size))),
+                 A_.m / kRowsPerPart + 1);
+    const RowChunks chunks(A_.m, chunks_for(flops, wanted), simd::kRowBlock);
+    std::vector<double> sums(static_cast<std::size_t>(chunks.count));
+    const bool alone = chunks.count == 1 && !is_complex_v<T>;
+    Buffer<R> parts(alone ? 0 : chunks.count * size);
+    parallel_for(chunks.count, [&](index c) {
+      R *part = alone ? Z.row(0) : parts.get() + c * size;
+      std::fill(part, part + size, R(0));
+      sums[c] = body(chunks.first(c), chunks.last(c), part);
+    });
+    if (!alone) {
+      const index w = Z.width;
+      const R flip = A_.conjugated ? R(-1) : R(1);
+      const RowChunks out(A_.n, chunks_for(static_cast<double>(chunks.count * size), 16), 16);
+      parallel_for(out.count, [&](index o) {
+        for (index j = out.first(o); j < out.last(o); ++j) {
+          R *z = Z.row(j);
+          std::fill(z, z + Z.ld, R(0));
+          if constexpr (!is_complex_v<T>) {
+            add_parts(z, parts.get() + j * ldy, chunks.count, size, Z.ld);
+          } else {
+            for (index p = 0; p < chunks.count; ++p) {
+              const R *even = parts.get() + p * size + 2 * j * ldy, *odd = even + ldy;
+              for (index c = 0; c < w; ++c) {
+                z[c] += even[c] + flip * odd[w + c];
+                z[w + c] += even[w + c] - flip * odd[c];
+              }
+            }
+          }
+        }
+      });
+    }
+    double total = 0;
+    for (double s : sums)
+      total += s;
+    return total;
+  }
+
+  MatrixView<T> A_;
+  R scale_;
+};
+
+// --- sparse ---
+
+template <class T, class I> class CsrMatrix final : public Host<T>::Matrix {
+public:
+  using R = real_t<T>;
+  using Panel = lowla::Panel<T>;
+  using Matrix = typename Host<T>::Matrix;
+
+  explicit CsrMatrix(CsrView<T, I> A, bool adjoint = false) : A_(A), adjoint_(adjoint) {
+    this->m = adjoint ? A.n : A.m;
+    this->n = adjoint ? A.m : A.n;
+  }
+
+  void multiply(const Panel &X, Panel &Y, double *norm2) override {
+    ++this->reads;
+    if (adjoint_)
+      scatter(X, Y);
+    else
+      gather(X, Y);
+    if (norm2 != nullptr)
+      *norm2 = squares();
+  }
+  void multiply_adjoint(const Panel &Y, Panel &Z) override {
+    ++this->reads;
+    if (adjoint_)
+      gather(Y, Z);
+    else
+      scatter(Y, Z);
+  }
+  void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2) override {
+    if (adjoint_ || Y != nullptr) {
+      Panel own;
+      if (Y == nullptr) {
+        own = Panel(this->m, X.cols);
+        Y = &own;
+      }
+      multiply(X, *Y, norm2);
+      multiply_adjoint(*Y, Z);
+      return;
+    }
+    ++this->reads;
+    accumulate(Z, X.ld, [&](index first, index last, R *part) {
+      simd::sparse<T, I>().normal(A_.indptr, A_.indices, values(), first, last, X.row(0), X.ld,
+                                  X.width, part, X.ld);
+    });
+    if (norm2 != nullptr)
+      *norm2 = squares();
+  }
+  double scan(bool &finite) override {
+    double largest = 0;
+    finite = true;
+    const R *x = reinterpret_cast<const R *>(values());
+    const index first = kPlanes<T> * static_cast<index>(A_.indptr[0]);
+    for (index i = first; i < first + kPlanes<T> * A_.nnz(); ++i) {
+      const double a = std::abs(static_cast<double>(x[i]));
+      if (!std::isfinite(a))
+        finite = false;
+      else
+        largest = std::max(largest, a);
+    }
+    return largest;
+  }
+  void rescale(R factor) override {
+    const index end = static_cast<index>(A_.indptr[A_.m]);
+    scaled_ = std::make_shared<std::vector<T>>(A_.data, A_.data + end);
+    for (T &a : *scaled_)
+      a *= factor;
+  }
+  std::unique_ptr<Matrix> adjoint() const override {
+    auto flipped = std::make_unique<CsrMatrix>(A_, !adjoint_);
+    flipped->scaled_ = scaled_;
+    return flipped;
+  }
+  double residual_norm2(const Panel &U, const std::vector<double> &s, const Panel &V) override {
+    ++this->reads;
+    return adjoint_ ? residual(V, s, U) : residual(U, s, V);
+  }
+  bool cheap_to_read() const override { return true; }
+
+private:
+  const T *values() const { return scaled_ ? scaled_->data() : A_.data; }
+
+  /// Row chunks of about equal nonzeros.
+  std::vector<index> split(index wanted) const {
+    const index nnz = A_.nnz(), start = static_cast<index>(A_.indptr[0]);
+    const double work = static_cast<double>(nnz) + static_cast<double>(A_.m);
+    wanted = std::max<index>(1, std::min(wanted, static_cast<index>(work / 2e4) + 1));
+    std::vector<index> bounds{0};
+    for (index c = 1; c < wanted; ++c) {
+      const double goal = work * static_cast<double>(c) / static_cast<double>(wanted);
+      index low = bounds.back(), high = A_.m;
+      while (low < high) {
+        const index mid = (low + high) / 2;
+        if (static_cast<double>(static_cast<index>(A_.indptr[mid]) - start + mid) < goal)
+          low = mid + 1;
+        else
+          high = mid;
+      }
+      bounds.push_back(low);
+    }
+    bounds.push_back(A_.m);
+    return bounds;
+  }
+
+  void gather(const Panel &X, Panel &Y) {
+    const auto bounds = split(64);
+    parallel_for(static_cast<index>(bounds.size()) - 1, [&](index c) {
+      simd::sparse<T, I>().multiply(A_.indptr, A_.indices, values(), bounds[c], bounds[c + 1],
+                                    X.row(0), X.ld, X.width, Y.row(0), Y.ld);
+    });
+  }
+
+  void scatter(const Panel &Y, Panel &Z) {
+    accumulate(Z, Y.ld, [&](index first, index last, R *part) {
+      simd::sparse<T, I>().multiply_adjoint(A_.indptr, A_.indices, values(), first, last, Y.row(0),
+                                            Y.ld, Y.width, part, Y.ld);
+    });
+  }
+
+  template <class Body> void accumulate(Panel &Z, index ld, Body &&body) {
+    const index size = A_.n * ld;
+    const index budget = kPartialBytes / static_cast<index>(sizeof(R)) + (A_.m + A_.n) * ld;
+    const auto bounds =
+        split(std::max<index>(2, std::min<index>(4, budget / std::max<index>(1, size))));
+    const index count = static_cast<index>(bounds.size()) - 1;
+    Buffer<R> parts(count * size);
+    parallel_for(count, [&](index c) {
+      R *part = parts.get() + c * size;
+      std::fill(part, part + size, R(0));
+      body(bounds[c], bounds[c + 1], part);
+    });
+    const RowChunks out(A_.n, chunks_for(static_cast<double>(count * size), 16), 16);
+    parallel_for(out.count, [&](index o) {
+      for (index j = out.first(o); j < out.last(o); ++j) {
+        std::fill(Z.row(j), Z.row(j) + Z.ld, R(0));
+        add_parts(Z.row(j), parts.get() + j * ld, count, size, Z.ld);
+      }
+    });
+  }
+
+  double squares() const {
+    const R *x =
+        reinterpret_cast<const R *>(values()) + kPlanes<T> * static_cast<index>(A_.indptr[0]);
+    const index total = kPlanes<T> * A_.nnz();
+    if (!A_has_duplicates())
+      return simd::dense<R>().sum_squares(x, total);
+    double sum = 0;
+    std::vector<Wide> row(static_cast<std::size_t>(A_.n), Wide(0));
+    for (index i = 0; i < A_.m; ++i) {
+      for (I k = A_.indptr[i]; k < A_.indptr[i + 1]; ++k)
+        row[A_.indices[k]] += Wide(values()[k]);
+      for (I k = A_.indptr[i]; k < A_.indptr[i + 1]; ++k) {
+        sum += abs2(row[A_.indices[k]]);
+        row[A_.indices[k]] = Wide(0);
+      }
+    }
+    return sum;
+  }
+
+  using Wide = wide_t<T>;
+
+  bool A_has_duplicates() const {
+    if (!checked_) {
+      checked_ = true;
+      std::vector<index> seen(static_cast<std::size_t>(A_.n), -1);
+      for (index i = 0; i < A_.m && !duplicates_; ++i) {
+        bool sorted = true;
+        for (I k = A_.indptr[i] + 1; k < A_.indptr[i + 1]; ++k)
+          sorted = sorted && A_.indices[k - 1] < A_.indices[k];
+        if (sorted)
+          continue;
+        for (I k = A_.indptr[i]; k < A_.indptr[i + 1]; ++k) {
+          duplicates_ = duplicates_ || seen[A_.indices[k]] == i;
+          seen[A_.indices[k]] = i;
+        }
+      }
+    }
+    return duplicates_;
+  }
+
+  /// Dense rows of -U S V^H, a few at a time, with the sparse rows added: O(m n k), the price of a
+  /// measured error where the identity ||A||^2 - sum s^2 has lost its digits.
+  double residual(const Panel &U, const std::vector<double> &s, const Panel &V) const {
+    constexpr index kRows = 8;
+    const index k = U.cols, w = round_up(A_.n, simd::panel_unit<R>), width = kPlanes<T> * w;
+    Buffer<R> right(U.ld * width);
+    std::fill(right.get(), right.get() + U.ld * width, R(0));
+    for (index j = 0; j < A_.n; ++j)
+      for (index c = 0; c < k; ++c) {
+        right.get()[c * width + j] = V.row(j)[c];
+        if constexpr (is_complex_v<T>) {
+          const R vi = V.row(j)[V.width + c];
+          right.get()[c * width + w + j] = -vi;
+          right.get()[(U.width + c) * width + j] = vi;
+          right.get()[(U.width + c) * width + w + j] = V.row(j)[c];
+        }
+      }
+    const auto bounds = split(64);
+    std::vector<double> sums(bounds.size(), 0.0);
+    parallel_for(static_cast<index>(bounds.size()) - 1, [&](index c) {
+      R *left = scratch<R>(kRows * U.ld, 1);
+      R *product = scratch<R>(kRows * width, 2);
+      for (index i = bounds[c]; i < bounds[c + 1]; i += kRows) {
+        const index rows = std::min(kRows, bounds[c + 1] - i);
+        scale_rows(U, s, i, rows, left);
+        simd::dense<R>().multiply(left, U.ld, rows, U.ld, right.get(), width, width, product, width,
+                                  false);
+        for (index r = 0; r < rows; ++r) {
+          R *row = product + r * width;
+          for (I p = A_.indptr[i + r]; p < A_.indptr[i + r + 1]; ++p) {
+            const R *value = reinterpret_cast<const R *>(values() + p);
+            row[A_.indices[p]] += value[0];
+            if constexpr (is_complex_v<T>)
+              row[w + A_.indices[p]] += value[1];
+          }
+          sums[c] += simd::dense<R>().sum_squares(row, width);
+        }
+      }
+    });
+    double total = 0;
+    for (double x : sums)
+      total += x;
+    return total;
+  }
+
+  CsrView<T, I> A_;
+  bool adjoint_;
+  std::shared_ptr<std::vector<T>> scaled_;
+  mutable bool checked_ = false, duplicates_ = false;
+};
+
+// --- panels ---
+
+/// Rows [first, last) of a panel as doubles: the memory itself, or widened into `buffer`.
+template <class T>
+const double *rows_as_double(const Panel<T> &P, index first, index last, double *buffer) {
+  if constexpr (std::is_same_v<real_t<T>, double>) {
+    (void)last;
+    (void)buffer;
+    return P.row(first);
+  } else {
+    widen(P.row(first), buffer, (last - first) * P.ld);
+    return buffer;
+  }
+}
+
+} // namespace
+
+template <class T> std::unique_ptr<typename Host<T>::Matrix> Host<T>::dense(MatrixView<T> A) {
+  return std::make_unique<DenseMatrix<T>>(A);
+}
+
+template <class T>
+template <class I>
+std::unique_ptr<typename Host<T>::Matrix> Host<T>::csr(CsrView<T, I> A) {
+  return std::make_unique<CsrMatrix<T, I>>(A);
+}
+
+template <class T>
+void Host<T>::fill_normal(Panel &P, std::uint64_t key, std::uint32_t stream, index first) {
+  const index groups = (first + P.cols + 3) / 4;
+  const RowChunks chunks(P.rows, chunks_for(50.0 * static_cast<double>(P.rows * P.cols), 64), 16);
+  parallel_for(chunks.count, [&](index c) {
+    for (index j = chunks.first(c); j < chunks.last(c); ++j) {
+      R *row = P.row(j);
+      std::fill(row, row + P.ld, R(0));
+      for (index g = first / 4; g < groups; ++g) {
+        double four[4];
+        philox::normals4(key, stream, static_cast<std::uint64_t>(g), static_cast<std::uint64_t>(j),
+                         four);
+        for (index t = 0; t < 4; ++t) {
+          const index i = 4 * g + t - first;
+          if (i >= 0 && i < P.cols)
+            row[i] = static_cast<R>(four[t]);
+        }
+      }
+    }
+  });
+}
+
+template <class T> void Host<T>::fill_sjlt(Panel &P, std::uint64_t key, index nnz) {
+  P.zero();
+  for (index j = 0; j < P.rows; ++j)
+    for (index b = 0; b < nnz; ++b) {
+      const auto words = philox::block(key, philox::kStreamSjlt, static_cast<std::uint64_t>(b >> 2),
+                                       static_cast<std::uint64_t>(j));
+      const auto entry = philox::sjlt_entry(words.w[b & 3], b, P.cols, nnz);
+      P.row(j)[entry.row] = static_cast<R>(entry.sign);
+    }
+}
+
+template <class T> void Host<T>::set_identity(Panel &P) {
+  P.zero();
+  for (index j = 0; j < std::min(P.rows, P.cols); ++j)
+    P.row(j)[j] = R(1);
+}
+
+template <class T> typename Host<T>::Panel Host<T>::copy(const Panel &P) {
+  Panel out(P.rows, P.cols);
+  std::copy(P.row(0), P.row(0) + P.rows * P.ld, out.row(0));
+  return out;
+}
+
+template <class T> Small<wide_t<T>> Host<T>::inner(const Panels &P, const Panel &W) {
+  constexpr index kRows = 64;
+  const bool symmetric = P.size() == 1 && P[0] == &W;
+  index total = 0, total_cols = 0, widest = W.ld;
+  for (const Panel *p : P) {
+    total += p->ld;
+    total_cols += p->cols;
+    widest = std::max(widest, p->ld);
+  }
+  // Tasks: row chunks by column panels of W, so that partial sums stay within their budget.
+  const index panel = 4 * simd::panel_unit<double>;
+  const index n_panels = (W.ld + panel - 1) / panel;
+  const index size = total * W.ld;
+  const double flops = 2.0 * static_cast<double>(W.rows) * static_cast<double>(size);
+  const index wanted =
+      std::max<index>(1, std::min<index>(32, kPartialBytes / (8 * std::max<index>(1, size))));
+  const RowChunks chunks(W.rows, chunks_for(flops, wanted), kRows);
+  const index groups = std::min<index>(n_panels, chunks.count >= 8 ? 1 : chunks_for(flops, 8));
+  Buffer<double> parts(chunks.count * size);
+  parallel_for(chunks.count * groups, [&](index task) {
+    const index c = task / groups, g = task % groups;
+    const index q0 = std::min(W.ld, n_panels * g / groups * panel);
+    const index q1 = std::min(W.ld, n_panels * (g + 1) / groups * panel);
+    double *part = parts.get() + c * size;
+    for (index row = 0; row < total; ++row)
+      std::fill(part + row * W.ld + q0, part + row * W.ld + q1, 0.0);
+    double *left = nullptr, *right = nullptr;
+    if constexpr (!std::is_same_v<R, double>) {
+      left = scratch<double>(kRows * widest, 0);
+      right = scratch<double>(kRows * W.ld, 1);
+    }
+    for (index i = chunks.first(c); i < chunks.last(c); i += kRows) {
+      const index last = std::min(chunks.last(c), i + kRows);
+      const double *w = rows_as_double(W, i, last, right);
+      index offset = 0;
+      for (const Panel *p : P) {
+        const double *x = p == &W ? w : rows_as_double(*p, i, last, left);
+        if (symmetric && !is_complex_v<T>)
+          for (index q = q0; q < q1; q += panel) // upper triangle by panels
+            simd::dense<double>().multiply_transposed(x, p->ld, last - i,
+                                                      std::min(p->ld, q + panel), w + q, W.ld,
+                                                      std::min(panel, q1 - q), part + q, W.ld);
+        else
+          simd::dense<double>().multiply_transposed(x, p->ld, last - i, p->ld, w + q0, W.ld,
+                                                    q1 - q0, part + offset * W.ld + q0, W.ld);
+        offset += p->ld;
+      }
+    }
+  });
+  for (index c = 1; c < chunks.count; ++c)
+    add_parts(parts.get(), parts.get() + c * size, 1, size, size);
+  Small<Wide> H(total_cols, W.cols);
+  index offset = 0, out = 0;
+  for (const Panel *p : P) {
+    for (index i = 0; i < p->cols; ++i)
+      for (index j = 0; j < W.cols; ++j) {
+        const double *upper = parts.get() + (offset + i) * W.ld;
+        if constexpr (is_complex_v<T>) {
+          const double *lower = upper + p->width * W.ld;
+          H(out + i, j) = Wide(upper[j] + lower[W.width + j], upper[W.width + j] - lower[j]);
+        } else {
+          H(out + i, j) = symmetric && i > j ? parts.get()[j * W.ld + i] : upper[j];
+        }
+      }
+    offset += p->ld;
+    out += p->cols;
+  }
+  return H;
+}
+
+template <class T> Small<wide_t<T>> Host<T>::gram(const Panel &Y) { return inner({&Y}, Y); }
+
+namespace {
+
+/// W (+)= sign sum_i P_i H_i by row chunks.
+template <class T>
+void accumulate_products(Panel<T> &W, const std::vector<const Panel<T> *> &P,
+                         const Small<wide_t<T>> &H, double sign, bool add) {
+  using R = real_t<T>;
+  std::vector<Buffer<R>> factors;
+  index first = 0, total = 0;
+  for (const Panel<T> *p : P) {
+    factors.push_back(embed_small<T>(H, first, p->cols, p->width, W.width, sign));
+    first += p->cols;
+    total += p->ld;
+  }
+  const double flops = 2.0 * static_cast<double>(W.rows) * static_cast<double>(total * W.ld);
+  const RowChunks chunks(W.rows, chunks_for(flops, std::min<index>(64, W.rows / 48 + 1)),
+                         simd::kRowBlock);
+  parallel_for(chunks.count, [&](index c) {
+    for (index i = chunks.first(c); i < chunks.last(c); i += simd::kRowBlock) {
+      const index rows = std::min(simd::kRowBlock, chunks.last(c) - i);
+      for (std::size_t b = 0; b < P.size(); ++b)
+        simd::dense<R>().multiply(P[b]->row(i), P[b]->ld, rows, P[b]->ld, factors[b].get(), W.ld,
+                                  W.ld, W.row(i), W.ld, add || b > 0);
+    }
+  });
+}
+
+} // namespace
+
+template <class T> void Host<T>::subtract(Panel &W, const Panels &P, const Small<Wide> &H) {
+  accumulate_products<T>(W, P, H, -1.0, true);
+}
+
+template <class T> typename Host<T>::Panel Host<T>::combine(const Panels &P, const Small<Wide> &E) {
+  Panel out(P.front()->rows, E.cols);
+  accumulate_products<T>(out, P, E, 1.0, false);
+  return out;
+}
+
+template <class T> std::vector<wide_t<T>> Host<T>::peaks(const Panel &P) {
+  std::vector<Wide> best(static_cast<std::size_t>(P.cols), Wide(0));
+  std::vector<double> size(static_cast<std::size_t>(P.cols), -1.0);
+  for (index i = 0; i < P.rows; ++i)
+    for (index j = 0; j < P.cols; ++j) {
+      Wide value;
+      if constexpr (is_complex_v<T>)
+        value = Wide(P.row(i)[j], P.row(i)[P.width + j]);
+      else
+        value = P.row(i)[j];
+      if (abs2(value) > size[j]) {
+        size[j] = abs2(value);
+        best[j] = value;
+      }
+    }
+  return best;
+}
+
+template <class T>
+void Host<T>::store(const Panel &P, const std::vector<Wide> &factor, T *out, index rs, index cs,
+                    bool conjugate) {
+  for (index i = 0; i < P.rows; ++i)
+    for (index j = 0; j < P.cols; ++j) {
+      if constexpr (is_complex_v<T>) {
+        Wide value = Wide(P.row(i)[j], P.row(i)[P.width + j]) * factor[j];
+        if (conjugate)
+          value = std::conj(value);
+        out[i * rs + j * cs] = T(static_cast<R>(value.real()), static_cast<R>(value.imag()));
+      } else {
+        (void)conjugate;
+        out[i * rs + j * cs] = P.row(i)[j] * static_cast<R>(factor[j]);
+      }
+    }
+}
+
+template <class T> void Host<T>::load(Panel &P, MatrixView<T> A) {
+  P.zero();
+  for (index i = 0; i < A.m; ++i)
+    for (index j = 0; j < A.n; ++j) {
+      const R *entry = reinterpret_cast<const R *>(A.at(i, j));
+      P.row(i)[j] = entry[0];
+      if constexpr (is_complex_v<T>)
+        P.row(i)[P.width + j] = A.conjugated ? -entry[1] : entry[1];
+    }
+}
+
+#define LOWLA_INSTANTIATE(T)                                                                       \
+  template struct Host<T>;                                                                         \
+  template std::unique_ptr<typename Host<T>::Matrix> Host<T>::csr(CsrView<T, std::int32_t>);       \
+  template std::unique_ptr<typename Host<T>::Matrix> Host<T>::csr(CsrView<T, std::int64_t>);
+LOWLA_INSTANTIATE(float)
+LOWLA_INSTANTIATE(double)
+LOWLA_INSTANTIATE(std::complex<float>)
+LOWLA_INSTANTIATE(std::complex<double>)
+#undef LOWLA_INSTANTIATE
+
+} // namespace lowla

@@ -1,0 +1,90 @@
+// Picks the instruction set of the hot loops once, at first use (see core/simd.hpp).
+#include "lowla/core/simd.hpp"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace lowla::simd {
+
+#define LOWLA_DECLARE(SET)                                                                         \
+  namespace SET {                                                                                  \
+  extern const DenseKernels<float> kDenseFloat;                                                    \
+  extern const DenseKernels<double> kDenseDouble;                                                  \
+  extern const SparseKernels<float, std::int32_t> kSparseS32;                                      \
+  extern const SparseKernels<float, std::int64_t> kSparseS64;                                      \
+  extern const SparseKernels<double, std::int32_t> kSparseD32;                                     \
+  extern const SparseKernels<double, std::int64_t> kSparseD64;                                     \
+  extern const SparseKernels<std::complex<float>, std::int32_t> kSparseC32;                        \
+  extern const SparseKernels<std::complex<float>, std::int64_t> kSparseC64;                        \
+  extern const SparseKernels<std::complex<double>, std::int32_t> kSparseZ32;                       \
+  extern const SparseKernels<std::complex<double>, std::int64_t> kSparseZ64;                       \
+  }
+LOWLA_DECLARE(baseline)
+#if defined(__x86_64__)
+LOWLA_DECLARE(v3)
+LOWLA_DECLARE(v4)
+#endif
+#undef LOWLA_DECLARE
+
+namespace {
+
+Level best_level() {
+#if defined(__x86_64__)
+  Level best = Level::kBaseline;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("bmi2"))
+    best = Level::kV3;
+  if (best == Level::kV3 && __builtin_cpu_supports("avx512f") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    best = Level::kV4;
+  if (const char *asked = std::getenv("LOWLA_SIMD")) {
+    if (std::strcmp(asked, "baseline") == 0)
+      return Level::kBaseline;
+    if (std::strcmp(asked, "v3") == 0 && best == Level::kV4)
+      return Level::kV3;
+  }
+  return best;
+#else
+  return Level::kBaseline;
+#endif
+}
+
+} // namespace
+
+Level level() {
+  static const Level chosen = best_level();
+  return chosen;
+}
+
+const char *level_name() {
+  switch (level()) {
+  case Level::kV4:
+    return "x86-64-v4 (AVX-512)";
+  case Level::kV3:
+    return "x86-64-v3 (AVX2, FMA)";
+  default:
+    return "baseline";
+  }
+}
+
+#if defined(__x86_64__)
+#define LOWLA_PICK(NAME)                                                                           \
+  return level() == Level::kV4 ? v4::NAME : level() == Level::kV3 ? v3::NAME : baseline::NAME;
+#else
+#define LOWLA_PICK(NAME) return baseline::NAME;
+#endif
+
+template <> const DenseKernels<float> &dense<float>() { LOWLA_PICK(kDenseFloat) }
+template <>
+const DenseKernels<double> &dense<double>(){LOWLA_PICK(kDenseDouble)}
+#define LOWLA_SPARSE(T, I, NAME)                                                                   \
+  template <> const SparseKernels<T, I> &sparse<T, I>() { LOWLA_PICK(NAME) }
+LOWLA_SPARSE(float, std::int32_t, kSparseS32) LOWLA_SPARSE(float, std::int64_t, kSparseS64)
+    LOWLA_SPARSE(double, std::int32_t, kSparseD32) LOWLA_SPARSE(double, std::int64_t, kSparseD64)
+        LOWLA_SPARSE(std::complex<float>, std::int32_t, kSparseC32)
+            LOWLA_SPARSE(std::complex<float>, std::int64_t, kSparseC64)
+                LOWLA_SPARSE(std::complex<double>, std::int32_t, kSparseZ32)
+                    LOWLA_SPARSE(std::complex<double>, std::int64_t, kSparseZ64)
+
+} // namespace lowla::simd

@@ -1,0 +1,279 @@
+// Body of the hot loops of core/simd.hpp, included once per instruction set with
+//   LOWLA_SIMD_NAMESPACE  the namespace of this set
+//   LOWLA_VECTOR_BYTES    its vector register
+// No standard-library templates here: a copy of one compiled for a newer instruction set could be
+// kept by the linker for all.
+//
+// Register tiles: MR rows by NU panel units. With 32 registers 24 accumulators (12 x 2, 6 x 4,
+// ...), with 16 registers 12. Per step of the inner loop a tile loads NU panel vectors and MR
+// broadcasts for MR * NU fused multiply-adds.
+
+#include "lowla/core/simd.hpp"
+
+namespace lowla::simd::LOWLA_SIMD_NAMESPACE {
+
+template <class R> struct VectorOf {
+  typedef R type __attribute__((vector_size(LOWLA_VECTOR_BYTES), aligned(sizeof(R)), may_alias));
+};
+template <class R> using vec = typename VectorOf<R>::type;
+template <class R> constexpr index kLanes = LOWLA_VECTOR_BYTES / static_cast<index>(sizeof(R));
+/// Vectors per panel unit.
+constexpr int kPerUnit = static_cast<int>(kPanelBytes / LOWLA_VECTOR_BYTES);
+constexpr int kAccumulators = LOWLA_VECTOR_BYTES == 64 ? 24 : 12;
+/// Widest tile, in units.
+constexpr int kMaxUnits = LOWLA_VECTOR_BYTES == 64 ? 4 : 1;
+constexpr int tile_rows(int units) {
+  return kAccumulators / (units * kPerUnit) > 0 ? kAccumulators / (units * kPerUnit) : 1;
+}
+
+#define LOWLA_INLINE inline __attribute__((always_inline))
+
+template <class R> LOWLA_INLINE vec<R> load(const R *p) {
+  return *reinterpret_cast<const vec<R> *>(p);
+}
+template <class R> LOWLA_INLINE void store(R *p, vec<R> v) { *reinterpret_cast<vec<R> *>(p) = v; }
+
+// --- dense ---
+
+/// C (MR x NU units) (+)= sum_k a(r, k) B(k, :), a(r, k) = A[r ra + k ka].
+template <class R, int MR, int NU>
+LOWLA_INLINE void tile(const R *A, index ra, index ka, index depth, const R *B, index ldb, R *C,
+                       index ldc, bool accumulate) {
+  constexpr int NV = NU * kPerUnit;
+  constexpr index W = kLanes<R>;
+  vec<R> acc[MR][NV];
+  for (int r = 0; r < MR; ++r)
+    for (int v = 0; v < NV; ++v)
+      acc[r][v] = accumulate ? load(C + r * ldc + v * W) : vec<R>{};
+  for (index k = 0; k < depth; ++k) {
+    vec<R> b[NV];
+    for (int v = 0; v < NV; ++v)
+      b[v] = load(B + k * ldb + v * W);
+#pragma GCC unroll 24
+    for (int r = 0; r < MR; ++r) {
+      const R a = A[r * ra + k * ka];
+      for (int v = 0; v < NV; ++v)
+        acc[r][v] += a * b[v];
+    }
+  }
+  for (int r = 0; r < MR; ++r)
+    for (int v = 0; v < NV; ++v)
+      store(C + r * ldc + v * W, acc[r][v]);
+}
+
+/// All rows of one panel of NU units; the tail in tiles of 4 and 1 rows.
+template <class R, int NU>
+LOWLA_INLINE void panel(const R *A, index ra, index ka, index rows, index depth, const R *B,
+                        index ldb, R *C, index ldc, bool accumulate) {
+  constexpr int MR = tile_rows(NU);
+  index i = 0;
+  for (; i + MR <= rows; i += MR)
+    tile<R, MR, NU>(A + i * ra, ra, ka, depth, B, ldb, C + i * ldc, ldc, accumulate);
+  if constexpr (MR > 4)
+    for (; i + 4 <= rows; i += 4)
+      tile<R, 4, NU>(A + i * ra, ra, ka, depth, B, ldb, C + i * ldc, ldc, accumulate);
+  for (; i < rows; ++i)
+    tile<R, 1, NU>(A + i * ra, ra, ka, depth, B, ldb, C + i * ldc, ldc, accumulate);
+}
+
+/// C (rows x q) (+)= a B by panels.
+template <class R>
+LOWLA_INLINE void panels(const R *A, index ra, index ka, index rows, index depth, const R *B,
+                         index ldb, index q, R *C, index ldc, bool accumulate) {
+  constexpr index U = panel_unit<R>;
+  index j = 0;
+  if constexpr (kMaxUnits >= 4) {
+    for (; j + 4 * U <= q; j += 4 * U)
+      panel<R, 4>(A, ra, ka, rows, depth, B + j, ldb, C + j, ldc, accumulate);
+    if (j + 3 * U <= q) {
+      panel<R, 3>(A, ra, ka, rows, depth, B + j, ldb, C + j, ldc, accumulate);
+      return;
+    }
+    if (j + 2 * U <= q) {
+      panel<R, 2>(A, ra, ka, rows, depth, B + j, ldb, C + j, ldc, accumulate);
+      return;
+    }
+  }
+  for (; j < q; j += U)
+    panel<R, 1>(A, ra, ka, rows, depth, B + j, ldb, C + j, ldc, accumulate);
+}
+
+/// Depth of a panel of X that stays in the second-level cache.
+constexpr index kDepth = 1024;
+
+template <class R>
+void multiply(const R *A, index rs, index m, index n, const R *X, index ldx, index q, R *Y,
+              index ldy, bool accumulate) {
+  for (index k = 0; k < n || k == 0; k += kDepth) {
+    const index depth = n - k < kDepth ? n - k : kDepth;
+    panels(A + k, rs, index(1), m, depth, X + k * ldx, ldx, q, Y, ldy, accumulate || k > 0);
+  }
+}
+
+template <class R>
+void multiply_transposed(const R *A, index rs, index m, index p, const R *Y, index ldy, index q,
+                         R *Z, index ldz) {
+  panels(A, index(1), rs, p, m, Y, ldy, q, Z, ldz, true);
+}
+
+template <class R> double sum_squares(const R *x, index n) {
+  double acc[32] = {};
+  index i = 0;
+  for (; i + 32 <= n; i += 32)
+    for (int j = 0; j < 32; ++j)
+      acc[j] += static_cast<double>(x[i + j]) * static_cast<double>(x[i + j]);
+  for (; i < n; ++i)
+    acc[0] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  double sum = 0;
+  for (int j = 0; j < 32; ++j)
+    sum += acc[j];
+  return sum;
+}
+
+// --- sparse ---
+
+template <class T> struct Parts {
+  static LOWLA_INLINE T re(T a) { return a; }
+  static LOWLA_INLINE T im(T) { return T(0); }
+};
+template <class R> struct Parts<std::complex<R>> {
+  static LOWLA_INLINE R re(const std::complex<R> &a) {
+    return reinterpret_cast<const R(&)[2]>(a)[0];
+  }
+  static LOWLA_INLINE R im(const std::complex<R> &a) {
+    return reinterpret_cast<const R(&)[2]>(a)[1];
+  }
+};
+
+/// One row of a panel, NV vectors per plane.
+template <class T, int NV> struct RowTile {
+  using R = real_t<T>;
+  static constexpr bool kComplex = is_complex_v<T>;
+  static constexpr index W = kLanes<R>;
+  vec<R> re[NV] = {};
+  vec<R> im[kComplex ? NV : 1] = {};
+
+  LOWLA_INLINE void load_from(const R *p, index q) {
+    for (int v = 0; v < NV; ++v) {
+      re[v] = load(p + v * W);
+      if constexpr (kComplex)
+        im[v] = load(p + q + v * W);
+    }
+  }
+  LOWLA_INLINE void store_to(R *p, index q) const {
+    for (int v = 0; v < NV; ++v) {
+      store(p + v * W, re[v]);
+      if constexpr (kComplex)
+        store(p + q + v * W, im[v]);
+    }
+  }
+  /// this += a x
+  LOWLA_INLINE void gather(const T &a, const R *x, index q) {
+    const R ar = Parts<T>::re(a), ai = Parts<T>::im(a);
+    for (int v = 0; v < NV; ++v) {
+      const vec<R> xr = load(x + v * W);
+      if constexpr (kComplex) {
+        const vec<R> xi = load(x + q + v * W);
+        re[v] += ar * xr - ai * xi;
+        im[v] += ar * xi + ai * xr;
+      } else {
+        re[v] += ar * xr;
+      }
+    }
+  }
+  /// z += conj(a) this
+  LOWLA_INLINE void scatter(const T &a, R *z, index q) const {
+    const R ar = Parts<T>::re(a), ai = Parts<T>::im(a);
+    for (int v = 0; v < NV; ++v) {
+      if constexpr (kComplex) {
+        store(z + v * W, load(z + v * W) + (ar * re[v] + ai * im[v]));
+        store(z + q + v * W, load(z + q + v * W) + (ar * im[v] - ai * re[v]));
+      } else {
+        store(z + v * W, load(z + v * W) + ar * re[v]);
+      }
+    }
+  }
+};
+
+/// f<NV>(j) over the columns j of a plane of width q, in tiles of 4, 2 and 1 panel units.
+#define LOWLA_FOR_TILES(CALL)                                                                      \
+  constexpr index U = panel_unit<real_t<T>>;                                                       \
+  index j = 0;                                                                                     \
+  for (; j + 4 * U <= q; j += 4 * U) {                                                             \
+    CALL(4 * kPerUnit)                                                                             \
+  }                                                                                                \
+  if (j + 2 * U <= q) {                                                                            \
+    CALL(2 * kPerUnit)                                                                             \
+    j += 2 * U;                                                                                    \
+  }                                                                                                \
+  if (j < q) {                                                                                     \
+    CALL(kPerUnit)                                                                                 \
+  }
+
+template <class T, class I>
+void sparse_multiply(const I *indptr, const I *indices, const T *data, index first, index last,
+                     const real_t<T> *X, index ldx, index q, real_t<T> *Y, index ldy) {
+#define LOWLA_CALL(NV)                                                                             \
+  for (index i = first; i < last; ++i) {                                                           \
+    RowTile<T, (NV)> y;                                                                            \
+    for (I k = indptr[i]; k < indptr[i + 1]; ++k)                                                  \
+      y.gather(data[k], X + static_cast<index>(indices[k]) * ldx + j, q);                          \
+    y.store_to(Y + i * ldy + j, q);                                                                \
+  }
+  LOWLA_FOR_TILES(LOWLA_CALL)
+#undef LOWLA_CALL
+}
+
+template <class T, class I>
+void sparse_multiply_adjoint(const I *indptr, const I *indices, const T *data, index first,
+                             index last, const real_t<T> *Y, index ldy, index q, real_t<T> *Z,
+                             index ldz) {
+#define LOWLA_CALL(NV)                                                                             \
+  for (index i = first; i < last; ++i) {                                                           \
+    RowTile<T, (NV)> y;                                                                            \
+    y.load_from(Y + i * ldy + j, q);                                                               \
+    for (I k = indptr[i]; k < indptr[i + 1]; ++k)                                                  \
+      y.scatter(data[k], Z + static_cast<index>(indices[k]) * ldz + j, q);                         \
+  }
+  LOWLA_FOR_TILES(LOWLA_CALL)
+#undef LOWLA_CALL
+}
+
+template <class T, class I>
+void sparse_normal(const I *indptr, const I *indices, const T *data, index first, index last,
+                   const real_t<T> *X, index ldx, index q, real_t<T> *Z, index ldz) {
+#define LOWLA_CALL(NV)                                                                             \
+  for (index i = first; i < last; ++i) {                                                           \
+    RowTile<T, (NV)> y;                                                                            \
+    for (I k = indptr[i]; k < indptr[i + 1]; ++k)                                                  \
+      y.gather(data[k], X + static_cast<index>(indices[k]) * ldx + j, q);                          \
+    for (I k = indptr[i]; k < indptr[i + 1]; ++k)                                                  \
+      y.scatter(data[k], Z + static_cast<index>(indices[k]) * ldz + j, q);                         \
+  }
+  LOWLA_FOR_TILES(LOWLA_CALL)
+#undef LOWLA_CALL
+}
+
+// --- tables ---
+
+extern const DenseKernels<float> kDenseFloat;
+extern const DenseKernels<double> kDenseDouble;
+const DenseKernels<float> kDenseFloat{multiply<float>, multiply_transposed<float>,
+                                      sum_squares<float>};
+const DenseKernels<double> kDenseDouble{multiply<double>, multiply_transposed<double>,
+                                        sum_squares<double>};
+
+#define LOWLA_SPARSE_TABLE(NAME, T, I)                                                             \
+  extern const SparseKernels<T, I> NAME;                                                           \
+  const SparseKernels<T, I> NAME{sparse_multiply<T, I>, sparse_multiply_adjoint<T, I>,             \
+                                 sparse_normal<T, I>};
+LOWLA_SPARSE_TABLE(kSparseS32, float, std::int32_t)
+LOWLA_SPARSE_TABLE(kSparseS64, float, std::int64_t)
+LOWLA_SPARSE_TABLE(kSparseD32, double, std::int32_t)
+LOWLA_SPARSE_TABLE(kSparseD64, double, std::int64_t)
+LOWLA_SPARSE_TABLE(kSparseC32, std::complex<float>, std::int32_t)
+LOWLA_SPARSE_TABLE(kSparseC64, std::complex<float>, std::int64_t)
+LOWLA_SPARSE_TABLE(kSparseZ32, std::complex<double>, std::int32_t)
+LOWLA_SPARSE_TABLE(kSparseZ64, std::complex<double>, std::int64_t)
+
+} // namespace lowla::simd::LOWLA_SIMD_NAMESPACE

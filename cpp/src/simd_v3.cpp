@@ -1,0 +1,4 @@
+// The hot loops for the v3 instruction set (see simd_kernels.inl).
+#define LOWLA_SIMD_NAMESPACE v3
+#define LOWLA_VECTOR_BYTES 32
+#include "simd_kernels.inl"

@@ -1,0 +1,4 @@
+// The hot loops for the v4 instruction set (see simd_kernels.inl).
+#define LOWLA_SIMD_NAMESPACE v4
+#define LOWLA_VECTOR_BYTES 64
+#include "simd_kernels.inl"

@@ -1,0 +1,299 @@
+"""Which compiled module computes: native (C++), cuda, or numba.
+
+The three export the same functions with the same parameters (`Backend` below). The array decides
+(GPU arrays go to cuda), else native, else numba where the compiled module is absent. `use_backend`,
+`set_backend` and LOWLA_BACKEND override that, in this order of strength.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from lowla._arrays import Dense, Payload
+    from lowla._results import Array
+
+BackendName: TypeAlias = Literal["native", "cuda", "numba"]
+Device: TypeAlias = Literal["host", "cuda"]
+Facts: TypeAlias = "dict[str, object]"
+Monitor: TypeAlias = Callable[[int, float], bool]
+
+NAMES: tuple[BackendName, ...] = ("native", "cuda", "numba")
+
+
+class Backend(Protocol):
+    """The functions that `lowla._native`, `lowla._cuda` and `lowla._numba` all export."""
+
+    def random_normal(self, key: int, stream: int, rows: int, cols: int, dtype: str) -> Array: ...
+    def random_signs(self, key: int, stream: int, rows: int, cols: int) -> npt.NDArray[np.int8]: ...
+    def philox(self, key: int, counter: tuple[int, int, int, int]) -> npt.NDArray[np.uint32]: ...
+    def sjlt_pattern(
+        self, key: int, d: int, n: int, nnz: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]: ...
+    def sketch_apply(
+        self, kind: str, key: int, d: int, n: int, nnz: int, A: Payload, adjoint: bool
+    ) -> Array: ...
+    def rsvd(
+        self,
+        A: Payload,
+        k: int,
+        tol: float,
+        oversample: int,
+        n_iter: int,
+        method: str,
+        sketch: str,
+        key: int,
+        check_finite: bool,
+        monitor: Monitor | None,
+    ) -> tuple[Array, Array, Array, Facts]: ...
+    def rsvd_stacked(
+        self,
+        A: Dense,
+        k: int,
+        oversample: int,
+        n_iter: int,
+        method: str,
+        sketch: str,
+        key: int,
+        check_finite: bool,
+        monitor: Monitor | None,
+    ) -> tuple[Array, Array, Array, Facts]: ...
+    def nystrom(
+        self,
+        A: Payload,
+        k: int,
+        oversample: int,
+        n_iter: int,
+        sketch: str,
+        key: int,
+        check_finite: bool,
+        monitor: Monitor | None,
+    ) -> tuple[Array, Array, Facts]: ...
+    def reigh(
+        self,
+        A: Payload,
+        k: int,
+        which: str,
+        oversample: int,
+        n_iter: int,
+        sketch: str,
+        key: int,
+        check_finite: bool,
+        monitor: Monitor | None,
+    ) -> tuple[Array, Array, Facts]: ...
+    def stream_pass(self, A: Payload, X: Array) -> tuple[Array, Array, float]: ...
+    def stream_finish(
+        self, Y: Array, Z: Array, norm2: float, k: int
+    ) -> tuple[Array, Array, Array, Facts]: ...
+    def set_num_threads(self, n: int) -> None: ...
+    def get_num_threads(self) -> int: ...
+    def features(self) -> dict[str, str | int | bool]: ...
+
+
+_requested: ContextVar[BackendName | None] = ContextVar("lowla_backend", default=None)
+
+
+def _checked(name: str, source: str) -> BackendName:
+    for known in NAMES:
+        if name == known:
+            return known
+    raise ValueError(f"{source} must be one of {', '.join(map(repr, NAMES))}, got {name!r}")
+
+
+def set_backend(name: BackendName | None) -> None:
+    """Choose the backend for this thread (this `contextvars` context) from now on.
+
+    Parameters
+    ----------
+    name : {"native", "cuda", "numba"} or None
+        None goes back to the automatic choice.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    RuntimeError
+        If the backend is not available here; the message says why.
+    """
+    if name is not None:
+        load(_checked(name, "name"))
+    _requested.set(name)
+
+
+@contextmanager
+def use_backend(name: BackendName) -> Iterator[None]:
+    """Choose the backend inside a `with` block.
+
+    `"cuda"` with arrays in main memory copies them to the GPU and the results back.
+
+    Parameters
+    ----------
+    name : {"native", "cuda", "numba"}
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    RuntimeError
+        If the backend is not available here; the message says why.
+
+    Examples
+    --------
+    >>> import lowla
+    >>> with lowla.use_backend("numba"):
+    ...     lowla.get_backend()
+    'numba'
+    """
+    load(_checked(name, "name"))
+    token = _requested.set(name)
+    try:
+        yield
+    finally:
+        _requested.reset(token)
+
+
+def get_backend() -> BackendName:
+    """The backend that computes for arrays in main memory.
+
+    Returns
+    -------
+    {"native", "cuda", "numba"}
+    """
+    return select("host")[0]
+
+
+def _asked() -> BackendName | None:
+    name = _requested.get()
+    if name is None and (env := os.environ.get("LOWLA_BACKEND")):
+        name = _checked(env, "the environment variable LOWLA_BACKEND")
+    return name
+
+
+def select(device: Device) -> tuple[BackendName, Backend]:
+    """The backend for an array that lives on `device`."""
+    name = _asked()
+    if name is None:
+        host: BackendName = "native" if why_not("native") is None else "numba"
+        name = "cuda" if device == "cuda" else host
+    elif device == "cuda" and name != "cuda":
+        raise TypeError(
+            f"backend {name!r} takes arrays in main memory, got an array on the GPU: copy it "
+            "there yourself (cupy.asnumpy(A), tensor.cpu()) or use the backend 'cuda'"
+        )
+    return name, load(name)
+
+
+def load(name: BackendName) -> Backend:
+    """The module of that name, imported at first use; RuntimeError saying why it cannot be."""
+    module, reason = _LOADERS[name]()
+    if module is None:
+        raise RuntimeError(f"backend {name!r} is not available: {reason}")
+    return cast(Backend, module)
+
+
+def why_not(name: BackendName) -> str | None:
+    """Why a backend is not available, or None if it is."""
+    return _LOADERS[name]()[1]
+
+
+_Loaded: TypeAlias = "tuple[ModuleType, None] | tuple[None, str]"
+
+
+@functools.cache
+def _native() -> _Loaded:
+    try:
+        return importlib.import_module("lowla._native"), None
+    except ModuleNotFoundError as error:
+        if error.name != "lowla._native":
+            return None, str(error)
+        return None, "lowla was installed without its compiled module (no C++ compiler)"
+    except ImportError as error:
+        return None, str(error)
+
+
+@functools.cache
+def _cuda() -> _Loaded:
+    try:
+        module = importlib.import_module("lowla._cuda")
+    except ModuleNotFoundError as error:
+        if error.name != "lowla._cuda":
+            return None, str(error)
+        return None, "lowla was built without CUDA (no nvcc was found)"
+    except ImportError as error:
+        return None, str(error)
+    if not module.features().get("devices", 0):
+        return None, "there is no CUDA device (or no driver for it)"
+    try:
+        importlib.import_module("cupy")
+    except ImportError:
+        return None, "it needs CuPy: pip install 'lowla[cuda13]' (or 'lowla[cuda12]')"
+    return module, None
+
+
+@functools.cache
+def _numba() -> _Loaded:
+    try:
+        module = importlib.import_module("lowla._numba")
+    except ImportError as error:
+        return None, str(error)
+    if _threads is not None:
+        module.set_num_threads(_threads)
+    return module, None
+
+
+_LOADERS: dict[BackendName, Callable[[], _Loaded]] = {
+    "native": _native,
+    "cuda": _cuda,
+    "numba": _numba,
+}
+
+# What set_num_threads last asked for, for a backend that is loaded later.
+_threads: int | None = None
+
+
+def set_num_threads(n: int) -> None:
+    """Let lowla's parallel loops use up to `n` threads, in every backend.
+
+    The default is the environment variable LOWLA_NUM_THREADS, else the CPUs that this process may
+    run on. Results do not depend on the number of threads.
+
+    Parameters
+    ----------
+    n : int
+        At least 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n` is not an int, or below 1.
+    """
+    global _threads  # noqa: PLW0603
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
+        raise TypeError(f"n must be an int, got {type(n).__name__}")
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    _threads = int(n)
+    if why_not("native") is None:
+        load("native").set_num_threads(_threads)
+    if _numba.cache_info().currsize and why_not("numba") is None:
+        load("numba").set_num_threads(_threads)
+
+
+def get_num_threads() -> int:
+    """The number of threads that lowla's parallel loops may use.
+
+    Returns
+    -------
+    int
+    """
+    return load("native" if why_not("native") is None else "numba").get_num_threads()

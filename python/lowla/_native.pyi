@@ -1,0 +1,69 @@
+"""The compiled CPU backend; `lowla._backend.Backend` says what each function does."""
+
+import numpy as np
+import numpy.typing as npt
+
+from lowla._arrays import Dense, Payload
+from lowla._backend import Facts, Monitor
+from lowla._results import Array
+
+def random_normal(key: int, stream: int, rows: int, cols: int, dtype: str) -> Array: ...
+def random_signs(key: int, stream: int, rows: int, cols: int) -> npt.NDArray[np.int8]: ...
+def philox(key: int, counter: tuple[int, int, int, int]) -> npt.NDArray[np.uint32]: ...
+def sjlt_pattern(
+    key: int, d: int, n: int, nnz: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]: ...
+def sketch_apply(
+    kind: str, key: int, d: int, n: int, nnz: int, A: Payload, adjoint: bool
+) -> Array: ...
+def rsvd(
+    A: Payload,
+    k: int,
+    tol: float,
+    oversample: int,
+    n_iter: int,
+    method: str,
+    sketch: str,
+    key: int,
+    check_finite: bool,
+    monitor: Monitor | None,
+) -> tuple[Array, Array, Array, Facts]: ...
+def rsvd_stacked(
+    A: Dense,
+    k: int,
+    oversample: int,
+    n_iter: int,
+    method: str,
+    sketch: str,
+    key: int,
+    check_finite: bool,
+    monitor: Monitor | None,
+) -> tuple[Array, Array, Array, Facts]: ...
+def nystrom(
+    A: Payload,
+    k: int,
+    oversample: int,
+    n_iter: int,
+    sketch: str,
+    key: int,
+    check_finite: bool,
+    monitor: Monitor | None,
+) -> tuple[Array, Array, Facts]: ...
+def reigh(
+    A: Payload,
+    k: int,
+    which: str,
+    oversample: int,
+    n_iter: int,
+    sketch: str,
+    key: int,
+    check_finite: bool,
+    monitor: Monitor | None,
+) -> tuple[Array, Array, Facts]: ...
+def stream_pass(A: Payload, X: Array) -> tuple[Array, Array, float]: ...
+def stream_finish(
+    Y: Array, Z: Array, norm2: float, k: int
+) -> tuple[Array, Array, Array, Facts]: ...
+def set_num_threads(n: int) -> None: ...
+def get_num_threads() -> int: ...
+def features() -> dict[str, str | int | bool]: ...

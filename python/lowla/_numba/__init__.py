@@ -1,0 +1,30 @@
+"""The reference backend: NumPy and SciPy, with Numba for the loops of the random generators.
+
+It has the functions of the compiled modules under the same names and parameters, and is written to
+be read. Importing it imports numba.
+"""
+
+from __future__ import annotations
+
+from .eigh import nystrom, reigh
+from .philox import philox, random_normal, random_signs, sjlt_pattern
+from .rsvd import rsvd, rsvd_stacked, stream_finish, stream_pass
+from .sketch import sketch_apply
+from .threads import features, get_num_threads, set_num_threads
+
+__all__ = [
+    "features",
+    "get_num_threads",
+    "nystrom",
+    "philox",
+    "random_normal",
+    "random_signs",
+    "reigh",
+    "rsvd",
+    "rsvd_stacked",
+    "set_num_threads",
+    "sjlt_pattern",
+    "sketch_apply",
+    "stream_finish",
+    "stream_pass",
+]

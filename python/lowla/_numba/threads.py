@@ -1,0 +1,69 @@
+"""Thread count and description of the reference backend, whose only threads are those of BLAS.
+
+The count is set through threadpoolctl where it is installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+import numba
+import numpy as np
+import scipy
+
+
+class _BlasThreads:
+    """The BLAS pools of the process, as threadpoolctl sees them."""
+
+    def __init__(self) -> None:
+        self.available = importlib.util.find_spec("threadpoolctl") is not None
+        self.chosen: int | None = None
+        self._limit: Any = None  # keeps the limit in force
+
+    def set(self, n: int) -> None:
+        self.chosen = n
+        if self.available:
+            import threadpoolctl
+
+            self._limit = threadpoolctl.threadpool_limits(limits=n, user_api="blas")
+
+    def get(self) -> int:
+        if self.chosen is not None:
+            return self.chosen
+        if self.available:
+            import threadpoolctl
+
+            pools = threadpoolctl.threadpool_info()
+            counts = [int(pool["num_threads"]) for pool in pools if pool["user_api"] == "blas"]
+            if counts:
+                return max(counts)
+        return os.cpu_count() or 1
+
+
+_threads = _BlasThreads()
+if os.environ.get("LOWLA_NUM_THREADS", "").isdecimal():
+    _threads.set(max(1, int(os.environ["LOWLA_NUM_THREADS"])))
+
+
+def set_num_threads(n: int) -> None:
+    """Limit the BLAS threads of the process."""
+    _threads.set(n)
+
+
+def get_num_threads() -> int:
+    """The number of BLAS threads."""
+    return _threads.get()
+
+
+def features() -> dict[str, str | int | bool]:
+    """What this backend is made of."""
+    return {
+        "backend": "numba",
+        "numba": numba.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "threads": get_num_threads(),
+        "threadpoolctl": _threads.available,
+    }

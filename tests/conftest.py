@@ -1,0 +1,64 @@
+"""Fixtures and hypothesis profiles shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+import lowla
+from lowla import _backend
+
+# The `backend` fixture holds for all examples of a test, which is what is wanted of it.
+_SUPPRESSED = [hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile(
+    "dev", max_examples=25, deadline=None, suppress_health_check=_SUPPRESSED
+)
+hypothesis.settings.register_profile(
+    "ci",
+    max_examples=50,
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=_SUPPRESSED,
+)
+hypothesis.settings.register_profile(
+    "nightly",
+    max_examples=2000,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=_SUPPRESSED,
+)
+hypothesis.settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev")
+)
+
+
+def _tested_backends() -> list[str]:
+    """Those of LOWLA_TEST_BACKENDS (comma-separated), each of which must be there; else all."""
+    wanted = os.environ.get("LOWLA_TEST_BACKENDS")
+    if not wanted:
+        return [name for name in _backend.NAMES if _backend.why_not(name) is None]
+    names = [name.strip() for name in wanted.split(",")]
+    for name in names:
+        _backend.load(name)
+    return names
+
+
+BACKENDS = _tested_backends()
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test on each backend that is available; gives its name."""
+    with lowla.use_backend(request.param):
+        yield request.param
+
+
+def pytest_report_header() -> str:
+    missing = {
+        name: reason for name in _backend.NAMES if (reason := _backend.why_not(name)) is not None
+    }
+    return f"lowla {lowla.__version__}: testing {', '.join(BACKENDS)}; missing {missing}"

@@ -1,0 +1,267 @@
+"""Bad input: each case has its exact exception and message, on every backend."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from scipy.sparse.linalg import aslinearoperator
+
+import lowla
+
+A = np.random.default_rng(0).standard_normal((60, 40))
+H = A.T @ A
+STACK = np.broadcast_to(A, (3, 60, 40))
+
+
+def _with(value, A=A):
+    bad = A.copy()
+    bad[3, 5] = value
+    return bad
+
+
+def _stream(*blocks, k=3, n=40, rng=0):
+    stream = lowla.StreamingSVD(k, n, rng=rng)
+    for block in blocks:
+        stream.partial_fit(block)
+    return stream
+
+
+VALUE = [
+    # rsvd: k and tol
+    (lambda: lowla.rsvd(A), "give k (the rank), tol (the relative error) or both"),
+    (lambda: lowla.rsvd(A, 64), "k must be in 1..min(A.shape) = 40, got 64"),
+    (lambda: lowla.rsvd(A, 0), "k must be in 1..min(A.shape) = 40, got 0"),
+    (lambda: lowla.rsvd(A, -1), "k must be in 1..min(A.shape) = 40, got -1"),
+    (lambda: lowla.rsvd(STACK, 41), "k must be in 1..min(A.shape[-2:]) = 40, got 41"),
+    (lambda: lowla.rsvd(A[:0], 1), "k must be in 1..min(A.shape) = 0, got 1"),
+    (lambda: lowla.rsvd(A[:, :0], 1), "k must be in 1..min(A.shape) = 0, got 1"),
+    (lambda: lowla.rsvd(A, tol=0.0), "tol must be in (0, 1), got 0"),
+    (lambda: lowla.rsvd(A, tol=1.0), "tol must be in (0, 1), got 1"),
+    (lambda: lowla.rsvd(A, tol=-0.5), "tol must be in (0, 1), got -0.5"),
+    (lambda: lowla.rsvd(A, tol=np.nan), "tol must be in (0, 1), got nan"),
+    (
+        lambda: lowla.rsvd(STACK, tol=0.1),
+        "tol is for one matrix; a stack of shape (..., m, n) needs k",
+    ),
+    # rsvd: options
+    (lambda: lowla.rsvd(A, 3, oversample=-1), "oversample must be at least 0, got -1"),
+    (lambda: lowla.rsvd(A, 3, n_iter=-1), "n_iter must be at least 0, got -1"),
+    (lambda: lowla.rsvd(A, 3, n_iter="many"), "n_iter must be an int or 'auto', got 'many'"),
+    (
+        lambda: lowla.rsvd(A, 3, method="power"),
+        "method must be one of 'auto', 'krylov', 'subspace', 'single_pass', got 'power'",
+    ),
+    (
+        lambda: lowla.rsvd(A, 3, sketch="srht"),
+        "sketch must be one of 'auto', 'gaussian', 'sjlt', got 'srht'",
+    ),
+    (
+        lambda: lowla.rsvd(A, 3, method="krylov", n_iter=0),
+        "method='krylov' needs n_iter of at least 1, got 0 (n_iter=0 is method='subspace')",
+    ),
+    (
+        lambda: lowla.rsvd(A, 3, method="single_pass", n_iter=2),
+        "method='single_pass' reads A once: n_iter must be 0, got 2",
+    ),
+    (
+        lambda: lowla.rsvd(A, tol=0.1, method="single_pass"),
+        "method='single_pass' needs k: tol takes more than one read of A",
+    ),
+    (lambda: lowla.rsvd(A, 3, rng=-1), "rng must be a non-negative int, got -1"),
+    # rsvd: the matrix
+    (lambda: lowla.rsvd(A[0], 3), "A must have at least 2 dimensions, got shape (40,)"),
+    (lambda: lowla.rsvd(3.0, 3), "A must have at least 2 dimensions, got shape ()"),
+    (lambda: lowla.rsvd(_with(np.nan), 3), "A contains NaN or Inf"),
+    (lambda: lowla.rsvd(_with(np.inf), 3), "A contains NaN or Inf"),
+    (lambda: lowla.rsvd(_with(-np.inf).astype(np.float32), 3), "A contains NaN or Inf"),
+    (lambda: lowla.rsvd(_with(np.nan) * 1j, 3), "A contains NaN or Inf"),
+    (lambda: lowla.rsvd(_with(np.nan), tol=0.1), "A contains NaN or Inf"),
+    (lambda: lowla.rsvd(_with(np.nan), 3, method="subspace"), "A contains NaN or Inf"),
+    (lambda: lowla.rsvd(_with(np.nan), 3, method="single_pass"), "A contains NaN or Inf"),
+    (lambda: lowla.rsvd(_with(np.inf)[None], 3), "A contains NaN or Inf"),
+    (lambda: lowla.rsvd(sp.csr_array(_with(np.nan)), 3), "A contains NaN or Inf"),
+    (lambda: lowla.rsvd(aslinearoperator(_with(np.nan)), 3), "A contains NaN or Inf"),
+    (lambda: lowla.rsvd(np.full((4, 3), np.nan), 3), "A contains NaN or Inf"),
+    # nystrom and reigh
+    (lambda: lowla.nystrom(A, 3), "A must be square, got shape (60, 40)"),
+    (lambda: lowla.reigh(A, 3), "A must be square, got shape (60, 40)"),
+    (lambda: lowla.nystrom(H, 41), "k must be in 1..min(A.shape) = 40, got 41"),
+    (lambda: lowla.reigh(H, 0), "k must be in 1..min(A.shape) = 40, got 0"),
+    (lambda: lowla.reigh(H[None], 1), "A must have 2 dimensions, got shape (1, 40, 40)"),
+    (lambda: lowla.reigh(H, 3, which="SM"), "which must be one of 'LM', 'LA', got 'SM'"),
+    (lambda: lowla.nystrom(H, 3, oversample=-1), "oversample must be at least 0, got -1"),
+    (lambda: lowla.reigh(H, 3, n_iter=-2), "n_iter must be at least 0, got -2"),
+    (
+        lambda: lowla.nystrom(np.array([[1.0, 0.5], [0.25, 1.0]]), 1),
+        "A must be Hermitian, but |A - A^H| reaches 2.5e-01 (largest entry 1.0e+00)",
+    ),
+    (
+        lambda: lowla.reigh(np.array([[1.0, 1j], [1j, 1.0]]), 1),
+        "A must be Hermitian, but |A - A^H| reaches 2.0e+00 (largest entry 1.0e+00)",
+    ),
+    (lambda: lowla.nystrom(_with(np.nan, H), 3), "A contains NaN or Inf"),
+    (lambda: lowla.reigh(_with(np.nan, H), 3), "A contains NaN or Inf"),
+    (lambda: lowla.reigh(np.full((3, 3), np.inf), 3), "A contains NaN or Inf"),
+    # StreamingSVD
+    (lambda: lowla.StreamingSVD(0, 40), "k must be in 1..n = 40, got 0"),
+    (lambda: lowla.StreamingSVD(41, 40), "k must be in 1..n = 40, got 41"),
+    (lambda: lowla.StreamingSVD(1, 0), "n must be at least 1, got 0"),
+    (lambda: _stream().result(), "no rows yet: call partial_fit before result"),
+    (lambda: _stream(A[:2]).result(), "k = 3 needs at least 3 rows, got 2"),
+    (lambda: _stream(A[:, :7]), "rows must have shape (r, 40), got (60, 7)"),
+    (lambda: _stream(A[0]), "rows must have 2 dimensions, got shape (40,)"),
+    (lambda: _stream(_with(np.nan)), "rows contains NaN or Inf"),
+    (lambda: _stream(np.tile(_with(np.inf), (9, 1))), "rows contains NaN or Inf"),
+    (
+        lambda: _stream().merge(_stream(k=4)),
+        "streams must have the same k and n, got (3, 40) and (4, 40)",
+    ),
+    (
+        lambda: _stream(A).merge(_stream(A, rng=1)),
+        "streams must be made with the same int rng to be merged",
+    ),
+    (
+        lambda: _stream(A, rng=None).merge(_stream(A, rng=None)),
+        "streams must be made with the same int rng to be merged",
+    ),
+    # sketch and sketch_operator
+    (
+        lambda: lowla.sketch_operator("srht", 3, 40),
+        "kind must be one of 'gaussian', 'sjlt', got 'srht'",
+    ),
+    (lambda: lowla.sketch_operator("sjlt", 0, 40), "d must be at least 1, got 0"),
+    (lambda: lowla.sketch_operator("sjlt", 3, 0), "n must be at least 1, got 0"),
+    (
+        lambda: lowla.sketch_operator("sjlt", 3, 40, nnz_per_col=0),
+        "nnz_per_col must be at least 1, got 0",
+    ),
+    (
+        lambda: lowla.sketch_operator("sjlt", 3, 40, density=0.1),
+        "density is not an option of kind 'sjlt', got 0.1",
+    ),
+    (
+        lambda: lowla.sketch(A, 3, kind="uniform"),
+        "kind must be one of 'gaussian', 'sjlt', got 'uniform'",
+    ),
+    (lambda: lowla.sketch(A, 0), "d must be at least 1, got 0"),
+    (lambda: lowla.sketch(A, 3, axis=2), "axis must be 0 or 1, got 2"),
+    (lambda: lowla.sketch(A[0], 3), "A must have 2 dimensions, got shape (40,)"),
+    (
+        lambda: lowla.sketch_operator("sjlt", 3, 41) @ A,
+        "the right factor must have 41 rows, got shape (60, 40)",
+    ),
+    (
+        lambda: lowla.sketch_operator("gaussian", 3, 40).tosparse(),
+        "a sketch of kind 'gaussian' is dense: use toarray()",
+    ),
+]
+
+TYPE = [
+    (lambda: lowla.rsvd(A, 3.0), "k must be an int, got float"),
+    (lambda: lowla.rsvd(A, "3"), "k must be an int, got str"),
+    (lambda: lowla.rsvd(A, True), "k must be an int, got bool"),
+    (lambda: lowla.rsvd(A, tol="tight"), "tol must be a float, got str"),
+    (lambda: lowla.rsvd(A, 3, oversample=1.5), "oversample must be an int, got float"),
+    (lambda: lowla.rsvd(A, 3, n_iter=2.0), "n_iter must be an int, got float"),
+    (lambda: lowla.rsvd(A, 3, callback=1), "callback must be callable, got int"),
+    (
+        lambda: lowla.rsvd(A, 3, rng="seed"),
+        "rng must be None, an int, a numpy.random.Generator or a numpy.random.SeedSequence, "
+        "got str",
+    ),
+    (lambda: lowla.rsvd(A.astype(object), 3), "A must be numeric, got dtype object"),
+    (lambda: lowla.rsvd(A.astype(str), 3), "A must be numeric, got dtype <U32"),
+    (
+        lambda: lowla.rsvd(np.zeros((3, 3), "M8[s]"), 3),
+        "A must be numeric, got dtype datetime64[s]",
+    ),
+    (lambda: lowla.rsvd(None, 3), "A must be numeric, got dtype object"),
+    (
+        lambda: lowla.rsvd(np.ma.masked_less(A, 0), 3),
+        "A is a masked array: fill it (A.filled(0)) first",
+    ),
+    (lambda: lowla.nystrom(H, 3.0), "k must be an int, got float"),
+    (lambda: lowla.reigh(H.astype(object), 3), "A must be numeric, got dtype object"),
+    (lambda: lowla.StreamingSVD(3.0, 40), "k must be an int, got float"),
+    (lambda: lowla.StreamingSVD(3, 40.0), "n must be an int, got float"),
+    (lambda: _stream(A, A * 1j), "rows must be float64 as the first rows were, got complex128"),
+    (
+        lambda: _stream(aslinearoperator(A)),
+        "rows must be an array or a sparse matrix, got a linear operator",
+    ),
+    (lambda: _stream(A).merge(A), "other must be a StreamingSVD, got ndarray"),
+    (
+        lambda: lowla.sketch(aslinearoperator(A), 3),
+        "A must be an array or a sparse matrix, got a linear operator",
+    ),
+    (lambda: lowla.sketch(A, 3.0), "d must be an int, got float"),
+    (
+        lambda: lowla.sketch_operator("sjlt", 3, 40, dtype=np.complex128),
+        "dtype must be float32 or float64, got complex128",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), VALUE, ids=[message for _, message in VALUE])
+def test_value_error(backend, call, message):
+    with pytest.raises(ValueError) as caught:
+        call()
+    assert type(caught.value) is ValueError
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("call", "message"), TYPE, ids=[message for _, message in TYPE])
+def test_type_error(backend, call, message):
+    with pytest.raises(TypeError) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("form", [lambda A: A, lambda A: A[None], sp.csr_array])
+def test_without_the_check_bad_data_gives_bad_factors(backend, form):
+    U, S, Vh = lowla.rsvd(form(_with(np.nan)), 3, rng=0, check_finite=False)
+    assert np.isnan(S).all()
+    assert np.isnan(U).all()
+    assert np.isnan(Vh).all()
+
+
+def test_a_tolerance_below_rounding_warns(backend):
+    with pytest.warns(
+        lowla.ConvergenceWarning,
+        match=r"rsvd stopped at a relative error of .*, asked was tol=1e-300",
+    ):
+        result = lowla.rsvd(A, tol=1e-300, rng=0)
+    assert not result.info.converged
+
+
+def test_a_rank_below_the_tolerance_warns(backend):
+    with pytest.warns(lowla.ConvergenceWarning, match="asked was tol=0.01"):
+        result = lowla.rsvd(A, 5, tol=0.01, rng=0)
+    assert result.S.shape == (5,)
+    assert not result.info.converged
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
+@pytest.mark.parametrize("dtype", [np.float32, np.complex128])
+def test_empty_matrices_have_rank_zero(backend, shape, dtype):
+    U, S, Vh = result = lowla.rsvd(np.zeros(shape, dtype), tol=0.5)
+    assert (U.shape, S.shape, Vh.shape) == ((shape[0], 0), (0,), (0, shape[1]))
+    assert (U.dtype, S.dtype, Vh.dtype) == (dtype, np.finfo(dtype).dtype, dtype)
+    assert (result.info.rank, result.info.error, result.info.converged) == (0, 0.0, True)
+
+
+def test_a_stack_of_no_matrices(backend):
+    U, S, Vh = lowla.rsvd(np.zeros((0, 2, 6, 5)), 3)
+    assert (U.shape, S.shape, Vh.shape) == ((0, 2, 6, 3), (0, 2, 3), (0, 2, 3, 5))
+
+
+def test_failures_leave_the_stream_as_it_was(backend):
+    stream = _stream(A)
+    before = stream.result()
+    for bad in (np.tile(_with(np.nan), (9, 1)), A[:, :7], A.astype(object)):
+        with pytest.raises((ValueError, TypeError)):
+            stream.partial_fit(bad)
+    assert stream.n_rows == 60
+    for ours, theirs in zip(stream.result(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
