@@ -92,9 +92,9 @@ def refine_floor(matrix: Matrix) -> float:
 
 def krylov_plan(k: int, n_iter: int, oversample: int) -> tuple[int, int]:
     """Block size and number of fused reads."""
-    block = 16 * math.ceil(k / 48)
+    block = 16 * math.ceil(k / 56)
     if n_iter < 0:
-        return block, 3 + math.ceil(k / block)
+        return block, 4 + math.ceil((k - block // 4) / block)
     needed = math.ceil((k + oversample) / (n_iter + 1))
     return max(block, 16 * math.ceil(needed / 16)), n_iter
 
