@@ -22,6 +22,9 @@ void ensure_blas();
 /// Runs signal handlers at most every 50 ms; throws Cancelled where one raised.
 void poll_signals();
 
+/// The Python exception that core/error.hpp names beside each error.
+void translate(std::exception_ptr p);
+
 /// Run f() without the GIL, Ctrl-C polled; Cancelled becomes the Python error that is set.
 template <class F> auto without_gil(F &&f) {
   try {

@@ -1,0 +1,214 @@
+// From Python objects to device views and matrices, and results back.
+#pragma once
+
+#include "session.hpp"
+
+#include "lowla/rsvd.hpp"
+
+#include <string>
+#include <vector>
+
+namespace lowla::bindings::gpu {
+
+/// An array's own description of itself (version 3 of the CUDA array interface, or NumPy's). The
+/// intake has ordered the array's own stream with the current one.
+struct ArrayInfo {
+  void *data;
+  std::vector<index> shape, strides; ///< strides in bytes
+  py::dtype dtype;
+
+  explicit ArrayInfo(const py::handle &array);
+  index ndim() const { return static_cast<index>(shape.size()); }
+  index size() const;
+};
+
+inline bool is_array(const py::handle &object) { return py::hasattr(object, kArrayInterface); }
+
+/// A new, uninitialised C-ordered array of N, and its memory.
+struct NewArray {
+  py::object array;
+  void *data;
+};
+NewArray new_array(const std::vector<index> &shape, const py::dtype &dtype);
+
+template <class N> struct Output {
+  py::object array;
+  N *data;
+  explicit Output(const std::vector<index> &shape) {
+    NewArray made = new_array(shape, py::dtype::of<N>());
+    array = std::move(made.array);
+    data = static_cast<N *>(made.data);
+  }
+};
+
+/// View of axes `first`, `first + 1` of an array of T.
+template <class T> MatrixView<T> view_of(const ArrayInfo &A, std::size_t first = 0) {
+  const auto item = static_cast<index>(sizeof(T));
+  MatrixView<T> view{
+      static_cast<const T *>(A.data), A.shape[first], A.shape[first + 1], 1, 1, false};
+  const auto stride = [&](std::size_t axis) {
+    if (A.strides[axis] % item != 0)
+      throw py::type_error("A is not aligned to its items");
+    return A.strides[axis] / item;
+  };
+  view.rs = view.m > 1 ? stride(first) : std::max<index>(1, view.n);
+  view.cs = view.n > 1 ? stride(first + 1) : 1;
+  return view;
+}
+
+template <class T> MatrixView<T> matrix_view_of(const ArrayInfo &A) {
+  if (A.ndim() != 2)
+    throw ValueError("A must have 2 dimensions, got " + std::to_string(A.ndim()));
+  if (!A.dtype.equal(py::dtype::of<T>()))
+    throw py::type_error("A has another dtype than expected");
+  return view_of<T>(A);
+}
+
+/// The parts of a CSR tuple (indptr, indices, data, (m, n)).
+struct CsrParts {
+  ArrayInfo indptr, indices, data;
+  index m, n;
+  explicit CsrParts(const py::tuple &A);
+  index stored() const { return std::min(indices.size(), data.size()); }
+  template <class T, class I> CsrView<T, I> view() const {
+    return {static_cast<const I *>(indptr.data), static_cast<const I *>(indices.data),
+            static_cast<const T *>(data.data), m, n};
+  }
+};
+
+/// f(I{}) for the integer type of the indices.
+template <class F> auto with_index(const CsrParts &A, F &&f) {
+  return A.indices.dtype.itemsize() == 8 ? f(std::int64_t{}) : f(std::int32_t{});
+}
+
+/// A linear operator of Python on device arrays: shape, dtype, matmat and rmatmat.
+template <class T> class OperatorMatrix final : public Device<T>::Matrix {
+public:
+  using R = real_t<T>;
+  using Wide = wide_t<T>;
+  using Panel = typename Device<T>::Panel;
+  using Matrix = typename Device<T>::Matrix;
+
+  OperatorMatrix(py::handle object, index m, index n, bool adjoint = false, R scale = R(1))
+      : object_(object), adjoint_(adjoint), scale_(scale) {
+    this->m = adjoint ? n : m;
+    this->n = adjoint ? m : n;
+  }
+  void multiply(const Panel &X, Panel &Y, double *norm2) override {
+    apply(adjoint_ ? "rmatmat" : "matmat", X, Y);
+    if (norm2 != nullptr) // E ||A X||^2 = b/n ||A||^2 for a random orthonormal X
+      *norm2 = Device<T>::squares(Y) * static_cast<double>(this->n) / static_cast<double>(X.cols);
+  }
+  void multiply_adjoint(const Panel &Y, Panel &Z) override {
+    apply(adjoint_ ? "matmat" : "rmatmat", Y, Z);
+  }
+  void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2) override {
+    Panel own;
+    if (Y == nullptr) {
+      own = Panel(this->m, X.cols);
+      Y = &own;
+    }
+    multiply(X, *Y, norm2);
+    multiply_adjoint(*Y, Z);
+  }
+  /// The operator has no entries to look at: the largest entry of a product stands for them.
+  double scan(bool &finite) override {
+    Panel X(this->n, 1), Y(this->m, 1);
+    Device<T>::fill_normal(X, 0, philox::kStreamProbe);
+    multiply(X, Y, nullptr);
+    const double largest = Device<T>::largest(Y);
+    finite = std::isfinite(largest);
+    return largest;
+  }
+  void rescale(R factor) override { scale_ = factor; }
+  std::unique_ptr<Matrix> adjoint() const override {
+    return std::make_unique<OperatorMatrix>(object_, adjoint_ ? this->n : this->m,
+                                            adjoint_ ? this->m : this->n, !adjoint_, scale_);
+  }
+  /// ||R||_F^2 of R = A - U S V^H: its part inside span(V) is rounding; outside it, the mean over
+  /// Gaussian probes.
+  double residual_norm2(const Panel &U, const std::vector<double> &s, const Panel &V) override {
+    constexpr index kProbes = 64;
+    const index probes = std::min(kProbes, this->n);
+    Panel X(this->n, probes), Y(this->m, probes);
+    if (probes == this->n)
+      Device<T>::set_identity(X);
+    else
+      Device<T>::fill_normal(X, 0, philox::kStreamProbe);
+    multiply(X, Y, nullptr);
+    Small<Wide> H = Device<T>::inner({&V}, X);
+    for (index j = 0; j < H.cols; ++j)
+      for (index i = 0; i < H.rows; ++i)
+        H(i, j) *= s[static_cast<std::size_t>(i)];
+    Device<T>::subtract(Y, {&U}, H);
+    return Device<T>::squares(Y) / (probes == this->n ? 1.0 : static_cast<double>(probes));
+  }
+  bool has_entries() const override { return false; }
+
+private:
+  void apply(const char *method, const Panel &X, Panel &Y) {
+    ++this->reads;
+    py::gil_scoped_acquire acquire;
+    try {
+      const Output<T> x({X.rows, X.cols});
+      Device<T>::store(X, std::vector<Wide>(static_cast<std::size_t>(X.cols), Wide(scale_)), x.data,
+                       X.cols, 1, false);
+      const py::object product = object_.attr(method)(x.array);
+      if (!is_array(product))
+        throw py::type_error(std::string("A.") + method + " returned no array of " + kArrayLibrary);
+      const ArrayInfo y(product);
+      if (y.shape != std::vector<index>{Y.rows, Y.cols})
+        throw py::value_error(std::string("A.") + method + " returned an array of the wrong shape");
+      Device<T>::load(Y, matrix_view_of<T>(y));
+    } catch (py::error_already_set &error) {
+      error.restore();
+      throw Cancelled();
+    } catch (py::builtin_exception &error) {
+      error.set_error();
+      throw Cancelled();
+    }
+  }
+
+  py::handle object_; // kept alive by the caller's argument
+  bool adjoint_;
+  R scale_;
+};
+
+/// f(T{}, matrix) for any A that a backend accepts.
+template <class F> auto with_matrix(const py::object &A, F &&f) {
+  if (py::isinstance<py::tuple>(A)) {
+    const CsrParts parts(py::reinterpret_borrow<py::tuple>(A));
+    return with_scalar(parts.data.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      return with_index(parts, [&](auto integer) {
+        using I = decltype(integer);
+        const auto view = parts.view<T, I>();
+        const auto matrix = without_gil([&] { return Device<T>::csr(view, parts.stored()); });
+        return f(zero, *matrix);
+      });
+    });
+  }
+  if (is_array(A)) {
+    const ArrayInfo array(A);
+    return with_scalar(array.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      const auto matrix = Device<T>::dense(matrix_view_of<T>(array));
+      return f(zero, *matrix);
+    });
+  }
+  const auto shape = py::cast<py::tuple>(A.attr("shape"));
+  const auto m = py::cast<index>(shape[0]), n = py::cast<index>(shape[1]);
+  return with_scalar(py::dtype::from_args(A.attr("dtype")), [&](auto zero) {
+    using T = decltype(zero);
+    OperatorMatrix<T> matrix(A, m, n);
+    return f(zero, matrix);
+  });
+}
+
+/// The array that says where the data of A is, or None.
+py::object located(const py::object &A);
+
+void register_sketch(py::module_ &m);
+void register_rsvd(py::module_ &m);
+
+} // namespace lowla::bindings::gpu

@@ -1,0 +1,105 @@
+// Cuda: the device "GPU". The primitives are those of device/host.hpp, with the same meaning.
+//
+// Panels are row-major with interleaved complex entries, the layout of the arrays that go in and
+// out: for cuBLAS, which is column-major, a panel is its own transpose, so Y = A X is computed as
+// Y^T = X^T A^T. Dense A in C or F order is read in place through transpose flags and leading
+// dimensions; any other strides, and a scale factor, through packed copies of row blocks. The d x d
+// problems stay on the host in double precision; only they cross over, and each crossing waits for
+// the stream. Gram matrices are formed in double precision.
+//
+// `Runtime` says how memory is had and functors are run (device/runtime.hpp). Members are defined
+// in the four cuda_*.cuh beside this file and instantiated once per scalar type.
+#pragma once
+
+#include "lowla/core/scalar.hpp"
+#include "lowla/core/small.hpp"
+#include "lowla/core/view.hpp"
+#include "lowla/device/runtime.hpp"
+#include "lowla/sketch.hpp"
+
+#include <memory>
+#include <vector>
+
+namespace lowla {
+
+template <class T, class Runtime> struct Cuda {
+  using Scalar = T;
+  using R = real_t<T>;
+  using Wide = wide_t<T>;
+  template <class N> using Array = DeviceArray<Runtime, N>;
+
+  /// rows x cols, row-major; rows begin at multiples of 16 bytes, the padding is never read.
+  struct Panel {
+    static constexpr index kUnit = sizeof(T) < 16 ? 16 / static_cast<index>(sizeof(T)) : 1;
+    index rows = 0, cols = 0;
+    index ld = 0;
+    Array<T> storage;
+
+    Panel() = default;
+    Panel(index m, index n) : rows(m), cols(n), ld(round_up(n, kUnit)), storage(m * ld) {}
+    T *row(index i) { return storage.get() + i * ld; }
+    const T *row(index i) const { return storage.get() + i * ld; }
+  };
+  using Panels = std::vector<const Panel *>;
+
+  /// As Host<T>::Matrix.
+  class Matrix {
+  public:
+    index m = 0, n = 0;
+    index reads = 0;
+    virtual ~Matrix() = default;
+    virtual void multiply(const Panel &X, Panel &Y, double *norm2 = nullptr) = 0;
+    virtual void multiply_adjoint(const Panel &Y, Panel &Z) = 0;
+    virtual void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2 = nullptr) = 0;
+    virtual double scan(bool &finite) = 0;
+    virtual void rescale(R factor) = 0;
+    virtual std::unique_ptr<Matrix> adjoint() const = 0;
+    virtual double residual_norm2(const Panel &U, const std::vector<double> &s, const Panel &V) = 0;
+    virtual bool iterate_on_columns() const { return n <= m; }
+    virtual bool cheap_to_read() const { return false; }
+    virtual bool has_entries() const { return true; }
+  };
+
+  /// The views point to device memory.
+  static std::unique_ptr<Matrix> dense(MatrixView<T> A);
+  /// `stored`: the length of the caller's indices and data. ValueError where A is malformed.
+  template <class I> static std::unique_ptr<Matrix> csr(CsrView<T, I> A, index stored);
+
+  static void fill_normal(Panel &P, std::uint64_t key, std::uint32_t stream, index first = 0);
+  static void fill_sjlt(Panel &P, std::uint64_t key, index nnz);
+  static void set_identity(Panel &P);
+  static Panel copy(const Panel &P);
+
+  static Small<Wide> inner(const Panels &P, const Panel &W);
+  static Small<Wide> gram(const Panel &Y) { return inner({&Y}, Y); }
+  static void subtract(Panel &W, const Panels &P, const Small<Wide> &H);
+  static Panel combine(const Panels &P, const Small<Wide> &E);
+  static std::vector<Wide> peaks(const Panel &P);
+  static void store(const Panel &P, const std::vector<Wide> &factor, T *out, index rs, index cs,
+                    bool conjugate);
+  static void load(Panel &P, MatrixView<T> A);
+
+  /// ||P||_F^2, and the largest magnitude of a part of an entry (infinite if one is not finite).
+  static double squares(const Panel &P);
+  static double largest(const Panel &P);
+
+  /// out(i, j) = normal(stream, i, first + j), rows `ld` apart.
+  static void normal_entries(T *out, index ld, index rows, index cols, index first,
+                             std::uint64_t key, std::uint32_t stream);
+
+  /// As in sketch.hpp, on device memory.
+  static void sketch_dense(const SketchSpec &spec, MatrixView<T> A, T *out);
+  template <class I>
+  static void sketch_csr(const SketchSpec &spec, CsrView<T, I> A, index stored, T *out);
+  static void sketch_adjoint(const SketchSpec &spec, MatrixView<T> A, T *out);
+};
+
+/// The draws that are not floating-point numbers, into device memory.
+template <class Runtime> struct CudaRandom {
+  static void signs(std::int8_t *out, index rows, index cols, std::uint64_t key,
+                    std::uint32_t stream);
+  static void words(std::uint32_t *out, const philox::Words &counter, std::uint64_t key);
+  static void pattern(const SketchSpec &spec, index *rows, std::int8_t *signs);
+};
+
+} // namespace lowla

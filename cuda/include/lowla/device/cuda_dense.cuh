@@ -1,0 +1,205 @@
+// Cuda: dense matrices (see device/cuda.cuh).
+#pragma once
+
+#include "lowla/device/cuda_panels.cuh"
+
+#include <limits>
+
+namespace lowla {
+namespace cuda_detail {
+
+/// Rows of A whose two products run one after the other: the block should still be in the L2 cache
+/// (40 to 50 MB on the data-centre GPUs) when the second product reads it. An expectation of the
+/// design, not a measurement.
+constexpr index kBlockBytes = index(16) << 20;
+constexpr index kMinBlockRows = 256;
+
+/// Rows of A (or of conj(A)) as gemm takes them.
+template <class T> struct Block {
+  const T *data;
+  index rows, ld;
+  bool by_columns; ///< column-major; else row-major
+};
+
+template <class T, class Runtime> class DenseMatrix final : public Cuda<T, Runtime>::Matrix {
+public:
+  using Device = Cuda<T, Runtime>;
+  using R = real_t<T>;
+  using Panel = typename Device::Panel;
+  using Matrix = typename Device::Matrix;
+
+  explicit DenseMatrix(MatrixView<T> A, R scale = R(1)) : A_(A), scale_(scale) {
+    this->m = A.m;
+    this->n = A.n;
+  }
+
+  void multiply(const Panel &X, Panel &Y, double *norm2) override {
+    ++this->reads;
+    const Conjugated x(X, mirrored());
+    const auto squares = norm2 != nullptr ? std::make_unique<Reduction<Runtime>>() : nullptr;
+    for_blocks(norm2 != nullptr ? block_rows() : A_.m, [&](index i, const Block<T> &block) {
+      multiply_block(block, x.panel, Y.row(i), Y.ld);
+      add_squares(squares.get(), block);
+    });
+    conjugate_if(mirrored(), Y);
+    if (norm2 != nullptr)
+      *norm2 = squares->sum();
+  }
+
+  void multiply_adjoint(const Panel &Y, Panel &Z) override {
+    ++this->reads;
+    const Conjugated y(Y, mirrored());
+    for_blocks(A_.m, [&](index i, const Block<T> &block) {
+      add_adjoint_block(block, y.panel.row(i), Y.ld, i == 0, Z);
+    });
+    conjugate_if(mirrored(), Z);
+  }
+
+  /// Block by block, so that each block crosses from main memory once.
+  void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2) override {
+    ++this->reads;
+    const Conjugated x(X, mirrored());
+    const auto squares = norm2 != nullptr ? std::make_unique<Reduction<Runtime>>() : nullptr;
+    Panel own;
+    if (Y == nullptr)
+      own = Panel(block_rows(), X.cols);
+    for_blocks(block_rows(), [&](index i, const Block<T> &block) {
+      T *y = Y == nullptr ? own.row(0) : Y->row(i);
+      multiply_block(block, x.panel, y, X.ld);
+      add_adjoint_block(block, y, X.ld, i == 0, Z);
+      add_squares(squares.get(), block);
+    });
+    if (Y != nullptr)
+      conjugate_if(mirrored(), *Y);
+    conjugate_if(mirrored(), Z);
+    if (norm2 != nullptr)
+      *norm2 = squares->sum();
+  }
+
+  double scan(bool &finite) override {
+    Reduction<Runtime> reduction;
+    reduction.add_largest(A_.data, A_.rs, A_.cs, A_.m, A_.n);
+    const double largest = reduction.largest();
+    finite = std::isfinite(largest);
+    return largest;
+  }
+
+  void rescale(R factor) override { scale_ = factor; }
+
+  std::unique_ptr<Matrix> adjoint() const override {
+    return std::make_unique<DenseMatrix>(A_.adjoint(), scale_);
+  }
+
+  double residual_norm2(const Panel &U, const std::vector<double> &s, const Panel &V) override {
+    ++this->reads;
+    const Panel scaled = times_diagonal(U, s);
+    const index rows = scratch_rows(A_.m, A_.n * static_cast<index>(sizeof(T)));
+    DeviceArray<Runtime, T> rest(rows * A_.n);
+    Reduction<Runtime> squares;
+    for (index i = 0; i < A_.m; i += rows) {
+      CancelScope::poll();
+      const index count = std::min(rows, A_.m - i);
+      copy_entries<T, Runtime>(A_.rows(i, count), scale_, rest.get(), A_.n, 1);
+      Runtime::gemm('C', 'N', A_.n, count, V.cols, T(-1), V.row(0), V.ld, scaled.row(i), scaled.ld,
+                    T(1), rest.get(), A_.n);
+      squares.add_squares(rest.get(), A_.n, 1, count, A_.n);
+    }
+    return squares.sum();
+  }
+
+  static Panel times_diagonal(const Panel &U, const std::vector<double> &s) {
+    Small<wide_t<T>> D(U.cols, U.cols);
+    for (index j = 0; j < U.cols; ++j)
+      D(j, j) = s[static_cast<std::size_t>(j)];
+    return Device::combine({&U}, D);
+  }
+
+private:
+  /// A panel, or a conjugated copy of it.
+  struct Conjugated {
+    Panel own;
+    const Panel &panel;
+    Conjugated(const Panel &X, bool conjugate)
+        : own(conjugate ? Device::copy(X) : Panel()), panel(conjugate ? own : X) {
+      conjugate_if(conjugate, own);
+    }
+    Conjugated(const Conjugated &) = delete;
+    Conjugated &operator=(const Conjugated &) = delete;
+  };
+
+  static void conjugate_if(bool wanted, Panel &P) {
+    if (wanted)
+      copy_entries<T, Runtime>(MatrixView<T>{P.row(0), P.rows, P.cols, P.ld, 1, true}, R(1),
+                               P.row(0), P.ld, 1);
+  }
+
+  static bool leading(index ld, index size) {
+    return ld >= std::max<index>(1, size) && ld <= std::numeric_limits<std::int32_t>::max();
+  }
+  bool by_rows() const {
+    return scale_ == R(1) && (A_.cs == 1 || A_.n == 1) && leading(A_.rs, A_.n);
+  }
+  bool by_columns() const {
+    return scale_ == R(1) && !by_rows() && (A_.rs == 1 || A_.m == 1) && leading(A_.cs, A_.m);
+  }
+  /// gemm conjugates only together with a transposition. Rows as stored, and columns of the
+  /// conjugate, are what it can do; otherwise everything is computed for conj(A).
+  bool mirrored() const {
+    if constexpr (is_complex_v<T>)
+      return (by_rows() && A_.conjugated) || (by_columns() && !A_.conjugated);
+    else
+      return false;
+  }
+
+  index block_rows() const {
+    const index rows = kBlockBytes / (A_.n * static_cast<index>(sizeof(T)));
+    return std::min(A_.m, std::max(kMinBlockRows, rows));
+  }
+
+  /// f(first row, block) for blocks of `rows` rows: the memory itself, or packed copies.
+  template <class F> void for_blocks(index rows, F &&f) const {
+    const bool rows_lie = by_rows(), columns_lie = by_columns(), packed = !rows_lie && !columns_lie;
+    if (packed)
+      rows = scratch_rows(std::min(rows, A_.m), A_.n * static_cast<index>(sizeof(T)));
+    DeviceArray<Runtime, T> scratch(packed ? rows * A_.n : 0);
+    for (index i = 0; i < A_.m; i += rows) {
+      CancelScope::poll();
+      const index count = std::min(rows, A_.m - i);
+      if (packed) {
+        copy_entries<T, Runtime>(A_.rows(i, count), scale_, scratch.get(), A_.n, 1);
+        f(i, Block<T>{scratch.get(), count, A_.n, false});
+      } else {
+        f(i, Block<T>{A_.at(i, 0), count, rows_lie ? A_.rs : A_.cs, columns_lie});
+      }
+    }
+  }
+
+  /// Y = A X: Y^T = X^T A^T
+  void multiply_block(const Block<T> &A, const Panel &X, T *Y, index ldy) const {
+    Runtime::gemm('N', A.by_columns ? 'C' : 'N', X.cols, A.rows, A_.n, T(1), X.row(0), X.ld, A.data,
+                  A.ld, T(0), Y, ldy);
+  }
+
+  /// Z (+)= A^H Y: Z^T (+)= Y^T conj(A)
+  void add_adjoint_block(const Block<T> &A, const T *Y, index ldy, bool first, Panel &Z) const {
+    Runtime::gemm('N', A.by_columns ? 'N' : 'C', Z.cols, A_.n, A.rows, T(1), Y, ldy, A.data, A.ld,
+                  first ? T(0) : T(1), Z.row(0), Z.ld);
+  }
+
+  void add_squares(Reduction<Runtime> *squares, const Block<T> &A) const {
+    if (squares != nullptr)
+      squares->add_squares(A.data, A.by_columns ? 1 : A.ld, A.by_columns ? A.ld : 1, A.rows, A_.n);
+  }
+
+  MatrixView<T> A_;
+  R scale_;
+};
+
+} // namespace cuda_detail
+
+template <class T, class Runtime>
+std::unique_ptr<typename Cuda<T, Runtime>::Matrix> Cuda<T, Runtime>::dense(MatrixView<T> A) {
+  return std::make_unique<cuda_detail::DenseMatrix<T, Runtime>>(A);
+}
+
+} // namespace lowla

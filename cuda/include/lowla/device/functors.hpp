@@ -1,0 +1,488 @@
+// Every device computation that is not a matrix product, as a functor over an index range.
+//
+// f(i) writes entries of the output that no other f(j) reads or writes, so the calls may run in any
+// order; reductions run over `parts` interleaved parts of fixed content, in double precision.
+// Matrices are given as (pointer to reals, row stride, column stride) in entries.
+#pragma once
+
+#include "lowla/core/philox.hpp"
+#include "lowla/device/number.hpp"
+
+namespace lowla::functors {
+
+// --- panels: row-major, rows `ld` entries apart
+
+template <class N> struct Fill {
+  N *out;
+  N value;
+  LOWLA_HD void operator()(index i) const { out[i] = value; }
+};
+
+struct Count {
+  index *out;
+  LOWLA_HD void operator()(index i) const { out[i] = i; }
+};
+
+/// P(j, i) = normal(stream, first + i, j): row j, group `first/4 + g` of four.
+template <class T> struct FillNormal {
+  real_t<T> *P;
+  index ld, cols, groups, first;
+  std::uint64_t key;
+  std::uint32_t stream;
+  LOWLA_HD void operator()(index task) const {
+    const index j = task / groups, g = first / 4 + task % groups;
+    double four[4];
+    philox::normals4(key, stream, static_cast<std::uint64_t>(g), static_cast<std::uint64_t>(j),
+                     four);
+    for (index t = 0; t < 4; ++t) {
+      const index i = 4 * g + t - first;
+      if (i >= 0 && i < cols)
+        Entry<T>::store(P, j * ld + i, Entry<T>::make(static_cast<real_t<T>>(four[t])));
+    }
+  }
+};
+
+/// out(i, j) = normal(stream, i, first + j): four rows, one column.
+template <class T> struct NormalEntries {
+  real_t<T> *out;
+  index ld, rows, cols, first;
+  std::uint64_t key;
+  std::uint32_t stream;
+  LOWLA_HD void operator()(index task) const {
+    const index g = task / cols, j = task % cols;
+    double four[4];
+    philox::normals4(key, stream, static_cast<std::uint64_t>(g),
+                     static_cast<std::uint64_t>(first + j), four);
+    for (index t = 0; t < 4 && 4 * g + t < rows; ++t)
+      Entry<T>::store(out, (4 * g + t) * ld + j, Entry<T>::make(static_cast<real_t<T>>(four[t])));
+  }
+};
+
+/// Row j of P = S^T, S the sparse sign operator, unscaled.
+template <class T> struct FillSjlt {
+  real_t<T> *P;
+  index ld, cols, nnz;
+  std::uint64_t key;
+  LOWLA_HD void operator()(index j) const {
+    for (index i = 0; i < cols; ++i)
+      Entry<T>::store(P, j * ld + i, Entry<T>::make(real_t<T>(0)));
+    for (index b = 0; b < nnz; ++b) {
+      const auto words = philox::block(key, philox::kStreamSjlt, static_cast<std::uint64_t>(b >> 2),
+                                       static_cast<std::uint64_t>(j));
+      const auto entry = philox::sjlt_entry(words.w[b & 3], b, cols, nnz);
+      Entry<T>::store(P, j * ld + entry.row, Entry<T>::make(static_cast<real_t<T>>(entry.sign)));
+    }
+  }
+};
+
+template <class T> struct FillIdentity {
+  real_t<T> *P;
+  index ld, cols;
+  LOWLA_HD void operator()(index task) const {
+    const index i = task / cols, j = task % cols;
+    Entry<T>::store(P, i * ld + j, Entry<T>::make(real_t<T>(i == j ? 1 : 0)));
+  }
+};
+
+/// to(i, j) = scale from(i, j), or its conjugate; in place is allowed.
+template <class T> struct Copy {
+  const real_t<T> *from;
+  index from_rs, from_cs;
+  bool conjugate;
+  real_t<T> scale;
+  real_t<T> *to;
+  index to_rs, to_cs, cols;
+  LOWLA_HD void operator()(index task) const {
+    const index i = task / cols, j = task % cols;
+    auto x = Entry<T>::load(from, i * from_rs + j * from_cs);
+    if (conjugate)
+      x = Entry<T>::conjugate(x);
+    Entry<T>::store(to, i * to_rs + j * to_cs, scale * x);
+  }
+};
+
+/// out(i, j) = P(i, j) factor(j), or its conjugate; the product in double precision.
+template <class T> struct Store {
+  const real_t<T> *P;
+  index ld, cols;
+  const double *factor;
+  bool conjugate;
+  real_t<T> *out;
+  index rs, cs;
+  LOWLA_HD void operator()(index task) const {
+    const index i = task / cols, j = task % cols;
+    const auto f = Entry<wide_t<T>>::load(factor, j);
+    auto x = Entry<T>::narrow(Entry<T>::wide(Entry<T>::load(P, i * ld + j)) * f);
+    if (conjugate)
+      x = Entry<T>::conjugate(x);
+    Entry<T>::store(out, i * rs + j * cs, x);
+  }
+};
+
+struct Widen {
+  const float *from;
+  double *to;
+  LOWLA_HD void operator()(index i) const { to[i] = static_cast<double>(from[i]); }
+};
+
+/// The entry of largest magnitude of column j among rows [part size, (part + 1) size), the first of
+/// equals; nothing beats a magnitude of -1.
+template <class T> struct PeaksOfPart {
+  const real_t<T> *P;
+  index ld, rows, cols, size;
+  double *magnitude, *value; ///< (parts, cols), value as Wide
+  LOWLA_HD void operator()(index task) const {
+    const index part = task / cols, j = task % cols;
+    const index last = (part + 1) * size < rows ? (part + 1) * size : rows;
+    auto best = Entry<T>::wide(Entry<T>::make(real_t<T>(0)));
+    double most = -1.0;
+    for (index i = part * size; i < last; ++i) {
+      const auto x = Entry<T>::load(P, i * ld + j);
+      if (Entry<T>::squared(x) > most) {
+        most = Entry<T>::squared(x);
+        best = Entry<T>::wide(x);
+      }
+    }
+    magnitude[task] = most;
+    Entry<wide_t<T>>::store(value, task, best);
+  }
+};
+
+/// The best of the parts, in row 0.
+template <class T> struct PeaksOfAll {
+  index parts, cols;
+  double *magnitude, *value;
+  LOWLA_HD void operator()(index j) const {
+    for (index part = 1; part < parts; ++part)
+      if (magnitude[part * cols + j] > magnitude[j]) {
+        magnitude[j] = magnitude[part * cols + j];
+        Entry<wide_t<T>>::store(value, j, Entry<wide_t<T>>::load(value, part * cols + j));
+      }
+  }
+};
+
+// --- reductions: partial[p] grows by the entries p, p + parts, p + 2 parts, ...
+
+/// Walks the entries of an m x n matrix `step` at a time with one division.
+struct Walk {
+  index i, j, di, dj, n;
+  LOWLA_HD Walk(index start, index step, index columns)
+      : i(start / columns), j(start % columns), di(step / columns), dj(step % columns), n(columns) {
+  }
+  LOWLA_HD void next() {
+    i += di;
+    j += dj;
+    if (j >= n) {
+      j -= n;
+      ++i;
+    }
+  }
+};
+
+template <class T> struct SumSquares {
+  const real_t<T> *A;
+  index rs, cs, m, n, parts;
+  double *partial;
+  LOWLA_HD void operator()(index p) const {
+    double sum = 0;
+    for (Walk at(p, parts, n); at.i < m; at.next())
+      sum += Entry<T>::squared(Entry<T>::load(A, at.i * rs + at.j * cs));
+    partial[p] += sum;
+  }
+};
+
+/// Largest magnitude of a real or imaginary part; infinite where one is not finite.
+template <class T> struct LargestPart {
+  const real_t<T> *A;
+  index rs, cs, m, n, parts;
+  double *partial;
+  LOWLA_HD void operator()(index p) const {
+    constexpr int reals = Entry<T>::kReals;
+    double most = partial[p];
+    for (Walk at(p, parts, n); at.i < m; at.next())
+      for (int part = 0; part < reals; ++part) {
+        const double a = fabs(static_cast<double>(A[reals * (at.i * rs + at.j * cs) + part]));
+        if (a > most || a != a)
+          most = a != a ? HUGE_VAL : a;
+      }
+    partial[p] = most;
+  }
+};
+
+/// folded[p] = partial[p] + partial[p + folds] + ...
+struct FoldSum {
+  const double *partial;
+  index parts, folds;
+  double *folded;
+  LOWLA_HD void operator()(index p) const {
+    double sum = 0;
+    for (index i = p; i < parts; i += folds)
+      sum += partial[i];
+    folded[p] = sum;
+  }
+};
+
+struct FoldLargest {
+  const double *partial;
+  index parts, folds;
+  double *folded;
+  LOWLA_HD void operator()(index p) const {
+    double most = 0;
+    for (index i = p; i < parts; i += folds)
+      most = partial[i] > most ? partial[i] : most;
+    folded[p] = most;
+  }
+};
+
+// --- CSR
+
+/// Counts what would lead outside the matrix.
+template <class I> struct CsrDefects {
+  const I *indptr, *indices;
+  index m, n, nnz, parts;
+  double *partial;
+  LOWLA_HD void operator()(index p) const {
+    double bad = 0;
+    for (index i = p; i < m; i += parts)
+      bad += indptr[i] > indptr[i + 1] ? 1.0 : 0.0;
+    for (index k = p; k < nnz; k += parts)
+      bad += indices[k] < 0 || static_cast<index>(indices[k]) >= n ? 1.0 : 0.0;
+    partial[p] += bad;
+  }
+};
+
+/// out(i, c) = sum_k scale a_ik X(k, c): row i of A, column c of X.
+template <class T, class I> struct Gather {
+  const I *indptr, *indices;
+  const real_t<T> *data;
+  bool conjugate;
+  real_t<T> scale;
+  const real_t<T> *X;
+  index x_rs, x_cs, cols;
+  real_t<T> *out;
+  index out_rs;
+  LOWLA_HD void operator()(index task) const {
+    const index i = task / cols, c = task % cols;
+    auto sum = Entry<T>::make(real_t<T>(0));
+    for (I p = indptr[i]; p < indptr[i + 1]; ++p) {
+      auto a = scale * Entry<T>::load(data, static_cast<index>(p));
+      if (conjugate)
+        a = Entry<T>::conjugate(a);
+      sum = sum + a * Entry<T>::load(X, static_cast<index>(indices[p]) * x_rs + c * x_cs);
+    }
+    Entry<T>::store(out, i * out_rs + c, sum);
+  }
+};
+
+/// Row i of a dense block += row first + i of A.
+template <class T, class I> struct AddSparseRow {
+  const I *indptr, *indices;
+  const real_t<T> *data;
+  real_t<T> scale;
+  index first;
+  real_t<T> *block;
+  index ld;
+  LOWLA_HD void operator()(index i) const {
+    for (I p = indptr[first + i]; p < indptr[first + i + 1]; ++p) {
+      const index at = i * ld + static_cast<index>(indices[p]);
+      Entry<T>::store(block, at,
+                      Entry<T>::load(block, at) +
+                          scale * Entry<T>::load(data, static_cast<index>(p)));
+    }
+  }
+};
+
+/// The first position in the ascending `sorted` whose value is not below `value`.
+template <class I> LOWLA_HD inline index lower_bound(const I *sorted, index n, index value) {
+  index low = 0, high = n;
+  while (low < high) {
+    const index mid = low + (high - low) / 2;
+    if (static_cast<index>(sorted[mid]) < value)
+      low = mid + 1;
+    else
+      high = mid;
+  }
+  return low;
+}
+
+/// One pass of a stable merge sort by key: sorted runs of `run` positions in `from` become sorted
+/// runs of twice that in `to`. An entry finds its place by a binary search in the sibling run.
+template <class I> struct MergePass {
+  const I *key;
+  const index *from;
+  index *to;
+  index n, run;
+  LOWLA_HD void operator()(index i) const {
+    const index start = i / (2 * run) * (2 * run);
+    const index mid = start + run < n ? start + run : n;
+    const index end = start + 2 * run < n ? start + 2 * run : n;
+    const bool left = i < mid;
+    const I own = key[from[i]];
+    index low = left ? mid : start, high = left ? end : mid;
+    const index sibling = low;
+    while (low < high) {
+      const index probe = low + (high - low) / 2;
+      const I other = key[from[probe]];
+      if (other < own || (!left && other == own))
+        low = probe + 1;
+      else
+        high = probe;
+    }
+    to[start + (i - (left ? start : mid)) + (low - sibling)] = from[i];
+  }
+};
+
+/// Where column j begins among the entries in column order.
+template <class I> struct ColumnStarts {
+  const I *indices;
+  const index *order;
+  index nnz;
+  I *starts;
+  LOWLA_HD void operator()(index j) const {
+    index low = 0, high = nnz;
+    while (low < high) {
+      const index mid = low + (high - low) / 2;
+      if (static_cast<index>(indices[order[mid]]) < j)
+        low = mid + 1;
+      else
+        high = mid;
+    }
+    starts[j] = static_cast<I>(low);
+  }
+};
+
+/// Entry i in column order: its row and its value.
+template <class T, class I> struct ColumnEntries {
+  const I *indptr;
+  const real_t<T> *data;
+  const index *order;
+  index m;
+  I *rows;
+  real_t<T> *values;
+  LOWLA_HD void operator()(index i) const {
+    // The last row that does not begin behind the entry (empty rows begin at the same place).
+    rows[i] = static_cast<I>(lower_bound(indptr, m + 1, order[i] + 1) - 1);
+    Entry<T>::store(values, i, Entry<T>::load(data, order[i]));
+  }
+};
+
+/// Squares of the entries of a transposed matrix, stored duplicates (neighbours there) summed
+/// first.
+template <class T, class I> struct SumSquaresOfSums {
+  const I *starts, *rows;
+  const real_t<T> *values;
+  real_t<T> scale;
+  index n, nnz, parts;
+  double *partial;
+  LOWLA_HD bool repeats(index i) const { // entry i has the row and the column of entry i - 1
+    if (i == 0 || rows[i] != rows[i - 1])
+      return false;
+    const index column = lower_bound(starts, n + 1, i);
+    return static_cast<index>(starts[column]) != i;
+  }
+  LOWLA_HD void operator()(index p) const {
+    double sum = 0;
+    for (index i = p; i < nnz; i += parts) {
+      if (repeats(i))
+        continue;
+      auto x = Entry<T>::wide(scale * Entry<T>::load(values, i));
+      for (index k = i + 1; k < nnz && repeats(k); ++k)
+        x = x + Entry<T>::wide(scale * Entry<T>::load(values, k));
+      sum += Entry<wide_t<T>>::squared(x);
+    }
+    partial[p] += sum;
+  }
+};
+
+// --- sketches
+
+/// The +-1 at (row of the operator, j): 128 rows from one block.
+struct SignEntries {
+  std::int8_t *out;
+  index rows, cols;
+  std::uint64_t key;
+  std::uint32_t stream;
+  LOWLA_HD void operator()(index task) const {
+    const index g = task / cols, j = task % cols;
+    const auto words =
+        philox::block(key, stream, static_cast<std::uint64_t>(g), static_cast<std::uint64_t>(j));
+    for (index i = 128 * g; i < 128 * (g + 1) && i < rows; ++i)
+      out[i * cols + j] = ((words.w[(i >> 5) & 3] >> (i & 31)) & 1u) ? -1 : 1;
+  }
+};
+
+struct PhiloxWords {
+  std::uint32_t *out;
+  philox::Words counter;
+  std::uint64_t key;
+  LOWLA_HD void operator()(index) const {
+    const auto words = philox::rounds10(counter, static_cast<std::uint32_t>(key),
+                                        static_cast<std::uint32_t>(key >> 32));
+    for (int i = 0; i < 4; ++i)
+      out[i] = words.w[i];
+  }
+};
+
+/// rows, signs (nnz, n) of the sparse operator, four blocks of a column a time.
+struct SjltPattern {
+  index *rows;
+  std::int8_t *signs;
+  index d, n, nnz;
+  std::uint64_t key;
+  LOWLA_HD void operator()(index task) const {
+    const index g = task / n, j = task % n;
+    const auto words = philox::block(key, philox::kStreamSjlt, static_cast<std::uint64_t>(g),
+                                     static_cast<std::uint64_t>(j));
+    for (index b = 4 * g; b < 4 * (g + 1) && b < nnz; ++b) {
+      const auto entry = philox::sjlt_entry(words.w[b & 3], b, d, nnz);
+      rows[b * n + j] = entry.row;
+      signs[b * n + j] = static_cast<std::int8_t>(entry.sign);
+    }
+  }
+};
+
+/// Row j of S^T as CSR: nnz entries +-value.
+template <class T> struct SjltRow {
+  index *indptr, *indices;
+  real_t<T> *data;
+  index d, n, nnz;
+  std::uint64_t key;
+  real_t<T> value;
+  LOWLA_HD void operator()(index j) const {
+    indptr[j] = j * nnz;
+    if (j == n)
+      return;
+    for (index b = 0; b < nnz; ++b) {
+      const auto words = philox::block(key, philox::kStreamSjlt, static_cast<std::uint64_t>(b >> 2),
+                                       static_cast<std::uint64_t>(j));
+      const auto entry = philox::sjlt_entry(words.w[b & 3], b, d, nnz);
+      indices[j * nnz + b] = entry.row;
+      Entry<T>::store(data, j * nnz + b, Entry<T>::make(entry.sign > 0 ? value : -value));
+    }
+  }
+};
+
+/// out = S A for the column c of A and four row blocks of S, A given by columns.
+template <class T, class I> struct SjltTimesColumn {
+  const I *starts, *rows;
+  const real_t<T> *values;
+  index d, n, nnz;
+  std::uint64_t key;
+  real_t<T> value;
+  real_t<T> *out; ///< (d, n), zeros
+  LOWLA_HD void operator()(index task) const {
+    const index g = task / n, c = task % n;
+    for (I p = starts[c]; p < starts[c + 1]; ++p) {
+      const auto words = philox::block(key, philox::kStreamSjlt, static_cast<std::uint64_t>(g),
+                                       static_cast<std::uint64_t>(rows[p]));
+      const auto a = Entry<T>::load(values, static_cast<index>(p));
+      for (index b = 4 * g; b < 4 * (g + 1) && b < nnz; ++b) {
+        const auto entry = philox::sjlt_entry(words.w[b & 3], b, d, nnz);
+        const index at = entry.row * n + c;
+        Entry<T>::store(out, at, Entry<T>::load(out, at) + (entry.sign > 0 ? value : -value) * a);
+      }
+    }
+  }
+};
+
+} // namespace lowla::functors

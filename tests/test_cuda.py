@@ -1,0 +1,458 @@
+"""The CUDA backend: what can be shown of it without a GPU.
+
+`lowla._cuda` must import, and say that it has no device, on a machine without a driver. All it
+computes is matrix products and functors over index ranges, written once for two run-times
+(cuda/include/lowla/device/runtime.hpp): the GPU, and an emulation on the CPU whose memory starts as
+NaN and whose functors run backwards. The tests named `emulated` run the public functions on that
+emulation; LOWLA_CUDA_EMULATED is the path of the module (CMake target `_cuda_emulated`). Where a
+GPU is, the other test files run on it (fixture `backend`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
+import types
+
+import hypothesis
+import hypothesis.strategies as hs
+import numpy as np
+import pytest
+import scipy.sparse
+import scipy.sparse.linalg
+
+import lowla
+from lowla import _backend
+from strategies import DTYPES, LAYOUTS, hermitian, matrices_with_rank
+from tolerances import best_error, eps, orthogonality, relative_error, tol
+
+KEY = 11
+
+
+# --- the module itself
+
+
+@pytest.fixture(scope="module")
+def cuda():
+    return pytest.importorskip("lowla._cuda", exc_type=ImportError)
+
+
+def test_imports_without_a_driver_and_says_so(cuda):
+    assert cuda.features()["devices"] == cuda.device_count() >= 0
+    assert re.fullmatch(r"\d+\.\d+", cuda.features()["cuda"])
+    if cuda.device_count() == 0:
+        assert _backend.why_not("cuda") == "there is no CUDA device (or no driver for it)"
+
+
+def test_needs_no_cuda_library_to_load(cuda):
+    if shutil.which("readelf") is None:
+        pytest.skip("readelf is not installed")
+    command = ["readelf", "-d", cuda.__file__]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    needed = re.findall(r"NEEDED.*\[(.*)\]", out)
+    assert needed
+    assert not [name for name in needed if re.match(r"lib(cu|nv)", name)]
+
+
+def test_a_failed_cuda_call_is_a_CudaError(cuda, monkeypatch):
+    if cuda.device_count() > 0:
+        pytest.skip("needs a machine without a GPU")
+    entered = []
+    device = types.SimpleNamespace(
+        id=0,
+        __enter__=lambda: entered.append(True),
+        __exit__=lambda *_: entered.pop(),
+    )
+    library = types.ModuleType("cupy.cuda")
+    library.Device = lambda: device
+    library.get_current_stream = lambda: types.SimpleNamespace(ptr=0)
+    library.get_cublas_handle = lambda: 1
+    library.runtime = types.SimpleNamespace(runtimeGetVersion=lambda: 13000)
+    package = types.ModuleType("cupy")
+    package.cuda = library
+    monkeypatch.setitem(sys.modules, "cupy", package)
+    monkeypatch.setitem(sys.modules, "cupy.cuda", library)
+    with pytest.raises(lowla.CudaError, match=r"cudaSetDevice failed|cuBLAS was not found"):
+        cuda.random_signs(KEY, 0, 2, 2)
+    assert not entered
+
+
+# --- the emulation
+
+
+@pytest.fixture(scope="module")
+def module():
+    path = os.environ.get("LOWLA_CUDA_EMULATED")
+    if not path:
+        pytest.skip("LOWLA_CUDA_EMULATED does not name the module _cuda_emulated")
+    spec = importlib.util.spec_from_file_location("_cuda_emulated", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def emulated(module, monkeypatch):
+    """lowla's functions run on the emulated device; nothing may write behind its memory."""
+    monkeypatch.setitem(_backend._LOADERS, "native", lambda: (module, None))
+    with lowla.use_backend("native"):
+        yield module
+    assert not module.overrun()
+
+
+@pytest.fixture(scope="module")
+def host():
+    """Another backend to compare with."""
+    name = "native" if _backend.why_not("native") is None else "numba"
+    return _backend.load(name)
+
+
+def gauss(shape, dtype, seed=0):
+    rng = np.random.default_rng(seed)
+    A = rng.standard_normal(shape)
+    if np.dtype(dtype).kind == "c":
+        A = A + 1j * rng.standard_normal(shape)
+    return A.astype(dtype)
+
+
+def with_spectrum(m, n, S, dtype, seed=0):
+    U = np.linalg.qr(gauss((m, len(S)), np.result_type(dtype, np.float64), seed))[0]
+    V = np.linalg.qr(gauss((n, len(S)), np.result_type(dtype, np.float64), seed + 1))[0]
+    return ((U * S) @ V.conj().T).astype(dtype)
+
+
+def assert_svd(A, r):
+    n = max(A.shape)
+    assert orthogonality(r.U) <= tol(A.dtype, n)
+    assert orthogonality(r.Vh.conj().T) <= tol(A.dtype, n)
+    assert np.all(np.diff(r.S) <= 0)
+    peaks = r.U[np.abs(r.U).argmax(axis=0), np.arange(r.U.shape[1])]
+    assert np.all(peaks.real >= 0)
+    assert np.all(np.abs(peaks.imag) <= tol(A.dtype, 1) * np.abs(peaks))
+    true = relative_error(A, r.U, r.S, r.Vh)
+    if r.info.error_method in ("identity", "residual", "exact"):
+        rounding = tol(A.dtype, 1)
+        assert abs(r.info.error - true) <= 0.01 * true or max(r.info.error, true) <= rounding
+    return true
+
+
+def test_emulated_exports_the_same_functions(module):
+    for name, function in vars(_backend.Backend).items():
+        if name.startswith("_") or not inspect.isfunction(function):
+            continue
+        expected = [p for p in inspect.signature(function).parameters if p != "self"]
+        first = getattr(module, name).__doc__.splitlines()[0]
+        text = re.sub(r"\[[^][]*(\[[^][]*\][^][]*)*\]", "", first[first.index("(") + 1 :])
+        found = [part.split(":")[0].strip() for part in text.split(") ->")[0].split(",")]
+        assert [p for p in found if p] == expected, name
+
+
+@pytest.mark.parametrize(
+    ("key", "counter", "words"),
+    [
+        (0, (0, 0, 0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        (2**64 - 1, (2**32 - 1,) * 4, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            0x299F31D0A4093822,
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
+def test_emulated_philox_matches_random123(emulated, key, counter, words):
+    """The known answers of Random123 (Salmon et al. 2011)."""
+    assert tuple(emulated.philox(key, counter)) == words
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (130, 7), (257, 2)])
+def test_emulated_draws_are_those_of_the_host(emulated, host, shape):
+    for dtype in ("float32", "float64"):
+        ours = emulated.random_normal(KEY, 3, *shape, dtype)
+        theirs = host.random_normal(KEY, 3, *shape, dtype)
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours, theirs, rtol=4 * eps(dtype), atol=4 * eps(dtype))
+    np.testing.assert_array_equal(
+        emulated.random_signs(KEY, 2, *shape), host.random_signs(KEY, 2, *shape)
+    )
+
+
+@pytest.mark.parametrize(("d", "n", "nnz"), [(20, 50, 8), (5, 3, 1), (7, 9, 7), (33, 1, 6)])
+def test_emulated_sparse_operator_is_that_of_the_host(emulated, host, d, n, nnz):
+    for ours, theirs in zip(
+        emulated.sjlt_pattern(KEY, d, n, nnz), host.sjlt_pattern(KEY, d, n, nnz), strict=True
+    ):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def operator(backend, kind, d, n, nnz):
+    if kind == "gaussian":
+        return backend.random_normal(KEY, 0, d, n, "float64") / np.sqrt(d)
+    rows, signs = backend.sjlt_pattern(KEY, d, n, nnz)
+    S = np.zeros((d, n))
+    S[rows, np.arange(n)] = signs / np.sqrt(nnz)
+    return S
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "sjlt"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_emulated_sketch_is_the_operator_applied(emulated, kind, dtype, layout):
+    d, n, c, nnz = 30, 75, 11, 6
+    S = operator(emulated, kind, d, n, nnz)
+    A = LAYOUTS[layout](gauss((n, c), dtype))
+    Y = LAYOUTS[layout](gauss((d, c), dtype))
+    SA = emulated.sketch_apply(kind, KEY, d, n, nnz, A, False)
+    StY = emulated.sketch_apply(kind, KEY, d, n, nnz, Y, True)
+    assert SA.dtype == StY.dtype == A.dtype
+    size = np.linalg.norm(S)
+    assert np.linalg.norm(SA - S @ A) <= tol(dtype, 1) * size * np.linalg.norm(A)
+    assert np.linalg.norm(StY - S.T @ Y) <= tol(dtype, 1) * size * np.linalg.norm(Y)
+
+
+def random_csr(m, n, stored, dtype, index, seed=0):
+    """Unsorted rows, some of them empty, with entries stored more than once."""
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.integers(0, max(1, m // 2), stored))
+    indptr = np.searchsorted(rows, np.arange(m + 1)).astype(index)
+    indices = rng.integers(0, n, stored).astype(index)
+    data = gauss(stored, dtype, seed)
+    D = np.zeros((m, n), np.result_type(dtype, np.float64))
+    np.add.at(D, (rows, indices), data)
+    return (indptr, indices, data, (m, n)), D
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "sjlt"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("index", ["int32", "int64"])
+def test_emulated_sketch_of_csr_is_the_operator_applied(emulated, kind, dtype, index):
+    d, n, c, nnz = 30, 75, 11, 6
+    A, D = random_csr(n, c, 300, dtype, index)
+    S = operator(emulated, kind, d, n, nnz)
+    SA = emulated.sketch_apply(kind, KEY, d, n, nnz, A, False)
+    assert SA.dtype == np.dtype(dtype)
+    assert np.linalg.norm(SA - S @ D) <= tol(dtype, 1) * np.linalg.norm(S) * np.linalg.norm(D)
+
+
+@hypothesis.given(
+    drawn=matrices_with_rank(max_m=60, max_n=60),
+    method=hs.sampled_from(["auto", "subspace", "single_pass"]),
+    sketch=hs.sampled_from(["gaussian", "sjlt"]),
+)
+def test_emulated_factors_are_orthonormal_certified_and_as_good(
+    emulated, host, drawn, method, sketch
+):
+    A, k = drawn
+    r = lowla.rsvd(A, k, method=method, sketch=sketch, rng=1)
+    true = assert_svd(A, r)
+    key = lowla._rng.philox_key(1)
+    U, S, Vh, _ = host.rsvd(A, k, 0.0, 10, -1, method, sketch, key, True, None)
+    slack = 2.0 if method == "single_pass" else 1.05  # the sides may differ
+    assert true <= slack * relative_error(A, U, S, Vh) + tol(A.dtype, 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(90, 40), (40, 90)])
+@pytest.mark.parametrize("method", ["krylov", "subspace"])
+def test_emulated_result_does_not_depend_on_the_layout(emulated, dtype, shape, method):
+    A = with_spectrum(*shape, 0.5 ** np.arange(12), dtype)
+    results = [
+        lowla.rsvd(layout(A), 6, method=method, rng=0)
+        for name, layout in LAYOUTS.items()
+        if name != "broadcast_row"
+    ]
+    for r in results:
+        assert_svd(A, r)
+        gap = 2.0**-6  # of singular value 5 to the others, relative to the largest
+        close = tol(dtype, max(shape), 1 / gap)
+        np.testing.assert_allclose(r.S, results[0].S, atol=close)
+        np.testing.assert_allclose(r.U, results[0].U, atol=close)
+        np.testing.assert_allclose(r.Vh, results[0].Vh, atol=close)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["C", "F", "reversed"])
+def test_emulated_blocks_of_rows_add_up(emulated, dtype, layout):
+    """A of more than one block of rows (16 MiB), and a panel widened in chunks."""
+    n = 40
+    m = (20 << 20) // (n * np.dtype(dtype).itemsize)
+    A = LAYOUTS[layout](with_spectrum(m, n, 1.0 / np.arange(1, 21), dtype))
+    r = lowla.rsvd(A, 8, method="subspace", n_iter=1, rng=0)
+    assert assert_svd(A, r) <= 1.5 * best_error(1.0 / np.arange(1, 21), 8)
+    r = lowla.rsvd(A, 21, method="subspace", n_iter=0, rng=0)
+    assert r.info.error_method == "residual"
+    assert_svd(A, r)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(120, 30), (30, 120), (50, 50)])
+@pytest.mark.parametrize("index", ["int32", "int64"])
+def test_emulated_csr_is_the_dense_matrix(emulated, dtype, shape, index):
+    A, D = random_csr(*shape, 700, dtype, index)
+    D = D.astype(dtype)
+    sparse = scipy.sparse.csr_array((A[2], A[1], A[0]), shape=shape)
+    for k, method in ((4, "krylov"), (4, "subspace"), (25, "krylov")):
+        r = lowla.rsvd(sparse, k, method=method, rng=0)
+        true = assert_svd(D, r)
+        dense = lowla.rsvd(D, k, method=method, rng=0)
+        assert true <= 1.02 * relative_error(D, *dense) + tol(dtype, 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("transpose", [False, True])
+def test_emulated_low_rank_csr_is_certified_by_its_residual(emulated, dtype, transpose):
+    D = np.zeros((90, 50), dtype)
+    D[[3, 7, 60]] = gauss((3, 50), dtype)
+    D = D.T.copy() if transpose else D
+    r = lowla.rsvd(scipy.sparse.csr_array(D), 3, rng=0)
+    assert r.info.error_method == "residual"
+    assert_svd(D, r)
+
+
+def test_emulated_csr_without_entries_is_zero(emulated):
+    r = lowla.rsvd(scipy.sparse.csr_array((30, 20)), 3, rng=0)
+    assert not r.S.any()
+    assert orthogonality(r.U) <= tol("float64", 30)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda p, i: (p + 1, i),
+        lambda p, i: (p[::-1].copy(), i),
+        lambda p, i: (p, np.where(i == i[0], -1, i)),
+        lambda p, i: (p, np.where(i == i[0], 10, i)),
+        lambda p, i: (p, i[:-1]),
+        lambda p, i: (p[:-1], i),
+    ],
+)
+def test_emulated_malformed_csr_is_refused(emulated, broken):
+    (indptr, indices, data, shape), _ = random_csr(20, 10, 40, "float64", "int64")
+    indptr, indices = broken(indptr, indices)
+    with pytest.raises(ValueError, match="sparse A is malformed"):
+        emulated.stream_pass((indptr, indices, data, shape), np.eye(10, 3))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("exponent", [-1.0, 1.0])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_emulated_extreme_scales_only_scale(emulated, dtype, exponent, sparse):
+    far = 600 if np.finfo(dtype).bits == 64 else 100
+    scale = 2.0 ** (exponent * far)
+    A = with_spectrum(60, 25, 0.5 ** np.arange(20), dtype)
+    scaled = (A * np.real(A).dtype.type(scale)).astype(dtype)
+    wrap = scipy.sparse.csr_array if sparse else np.asarray
+    plain, r = (lowla.rsvd(wrap(X), 5, rng=0) for X in (A, scaled))
+    assert_svd(scaled, r)
+    np.testing.assert_allclose(r.S / scale, plain.S, rtol=tol(dtype, 60))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("exponent", range(1, 7))
+def test_emulated_tol_is_reached(emulated, dtype, exponent):
+    goal = 10.0**-exponent
+    if goal < 100 * eps(dtype):
+        pytest.skip("below rounding")
+    S = 0.6 ** np.arange(40)
+    A = with_spectrum(80, 60, S, dtype)
+    r = lowla.rsvd(A, tol=goal, rng=0)
+    assert r.info.converged
+    assert assert_svd(A, r) <= 1.01 * goal
+    optimal = next(k for k in range(1, 41) if best_error(S, k) <= goal)
+    assert len(r.S) <= optimal + 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_emulated_stack_is_matrix_by_matrix(emulated, dtype, layout):
+    stack = np.stack([LAYOUTS[layout](gauss((30, 12), dtype, seed)) for seed in range(3)])
+    stack = stack.swapaxes(1, 2) if layout == "F" else stack[:, ::-1]
+    r = lowla.rsvd(stack, 4, rng=0)
+    for i, A in enumerate(stack):
+        one = lowla.rsvd(A, 4, rng=0)
+        for ours, single in zip((r.U[i], r.S[i], r.Vh[i]), one, strict=True):
+            np.testing.assert_array_equal(ours, single)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_emulated_operator_is_certified_within_its_probes(emulated, dtype):
+    S = 1.0 / np.arange(1, 41)
+    A = with_spectrum(70, 50, S, dtype)
+    r = lowla.rsvd(scipy.sparse.linalg.aslinearoperator(A), 6, rng=0)
+    true = assert_svd(A, r)
+    assert true <= 1.01 * best_error(S, 6)
+    assert 0.8 * true <= r.info.error <= 1.25 * true
+
+
+class Raising(scipy.sparse.linalg.LinearOperator):
+    def __init__(self):
+        super().__init__(np.dtype(np.float64), (30, 20))
+
+    def _matmat(self, X):
+        raise KeyError("mine")
+
+    _rmatmat = _matmat
+
+
+def test_emulated_exceptions_of_callers_come_back(emulated):
+    with pytest.raises(KeyError, match="mine"):
+        lowla.rsvd(Raising(), 3, rng=0)
+
+    def callback(info):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        lowla.rsvd(gauss((200, 150), "float64"), 3, rng=0, callback=callback)
+
+
+@hypothesis.given(A=hermitian(max_n=50), data=hs.data())
+def test_emulated_reigh_is_certified(emulated, A, data):
+    k = data.draw(hs.integers(1, len(A)))
+    r = lowla.reigh(A, k, rng=0)
+    assert orthogonality(r.V) <= tol(A.dtype, len(A))
+    true = relative_error(A, r.V, r.w, r.V.conj().T)
+    assert abs(r.info.error - true) <= 0.01 * true or max(r.info.error, true) <= tol(A.dtype, 1)
+
+
+@hypothesis.given(A=hermitian(max_n=50, definite=True), data=hs.data())
+def test_emulated_nystrom_is_certified(emulated, A, data):
+    k = data.draw(hs.integers(1, len(A)))
+    r = lowla.nystrom(A, k, rng=0)
+    assert orthogonality(r.V) <= tol(A.dtype, len(A))
+    assert np.all(r.w >= 0)
+    true = relative_error(A, r.V, r.w, r.V.conj().T)
+    assert abs(r.info.error - true) <= 0.01 * true or max(r.info.error, true) <= tol(A.dtype, 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_emulated_stream_does_not_depend_on_the_blocks(emulated, dtype, sparse):
+    A = with_spectrum(150, 30, 0.5 ** np.arange(15), dtype)
+    rows = scipy.sparse.csr_array(A) if sparse else A
+    results = []
+    for block in (150, 37):
+        stream = lowla.StreamingSVD(5, 30, rng=0)
+        for start in range(0, 150, block):
+            stream.partial_fit(rows[start : start + block])
+        results.append(stream.result())
+    for r in results:
+        assert relative_error(A, *r) <= 3 * best_error(0.5 ** np.arange(15), 5) + tol(dtype, 1)
+        np.testing.assert_allclose(r.S, results[0].S, atol=tol(dtype, 150))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_emulated_not_finite_is_an_error_or_not_a_number(emulated, bad, sparse):
+    A = gauss((40, 20), "float64")
+    A[7, 3] = bad
+    wrap = scipy.sparse.csr_array if sparse else np.asarray
+    with pytest.raises(ValueError, match="A contains NaN or Inf"):
+        lowla.rsvd(wrap(A), 3, rng=0)
+    r = lowla.rsvd(wrap(A), 3, rng=0, check_finite=False)
+    assert np.isnan(r.U).all()
+    assert np.isnan(r.S).all()
