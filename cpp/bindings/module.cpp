@@ -4,6 +4,9 @@
 #include "lowla/core/blas.hpp"
 #include "lowla/core/simd.hpp"
 #include "lowla/core/threads.hpp"
+#include "lowla/rsvd.hpp"
+
+#include <chrono>
 
 namespace lowla::bindings {
 
@@ -56,6 +59,22 @@ py::tuple small_eigh(const py::array &A) {
   });
 }
 
+/// Seconds of one rsvd with rank k, and those of them that went into passes over A: the benchmark's
+/// measure of what orthonormalisation and the small problems cost. A must not need a flip.
+py::tuple timed_rsvd(const py::object &A, index k) {
+  return with_matrix(A, [&](auto zero, auto &matrix) -> py::tuple {
+    using T = decltype(zero);
+    LowRankRequest request;
+    request.k = k;
+    const double total = without_gil([&] {
+      const auto start = std::chrono::steady_clock::now();
+      LowRank<Host<T>>(matrix, request).svd();
+      return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    });
+    return py::make_tuple(total, matrix.seconds);
+  });
+}
+
 py::tuple small_svd(const py::array &A) {
   return with_scalar(A.dtype(), [&](auto zero) -> py::tuple {
     using S = wide_t<decltype(zero)>;
@@ -96,4 +115,5 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
   testing.def("gemm", &bindings::gemm, py::arg("A"), py::arg("B"));
   testing.def("eigh", &bindings::small_eigh, py::arg("A"));
   testing.def("svd", &bindings::small_svd, py::arg("A"));
+  testing.def("timed_rsvd", &bindings::timed_rsvd, py::arg("A"), py::arg("k"));
 }

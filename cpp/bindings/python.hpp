@@ -172,7 +172,7 @@ private:
   }
 
   void apply(const char *method, const Panel &X, Panel &Y) {
-    ++this->reads;
+    const typename Matrix::Read read(*this);
     py::gil_scoped_acquire acquire;
     try {
       py::array_t<T> x({X.rows, X.cols});

@@ -87,7 +87,7 @@ public:
   }
 
   void multiply(const Panel &X, Panel &Y, double *norm2) override {
-    ++this->reads;
+    const typename Matrix::Read read(*this);
     const Buffer<R> embedded = embed(X);
     const R *right = embedded.get() != nullptr ? embedded.get() : X.row(0);
     const double flops = 2.0 * static_cast<double>(A_.m) * static_cast<double>(A_.n) *
@@ -115,7 +115,7 @@ public:
   }
 
   void multiply_adjoint(const Panel &Y, Panel &Z) override {
-    ++this->reads;
+    const typename Matrix::Read read(*this);
     reduce(Y.ld, Z, 2.0, [&](index first, index last, R *Zpart) {
       for_blocks(first, last, [&](index i, index rows, const R *block, index rs) {
         simd::dense<R>().multiply_transposed(block, rs, rows, depth(), Y.row(i), Y.ld, Y.ld, Zpart,
@@ -126,7 +126,7 @@ public:
   }
 
   void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2) override {
-    ++this->reads;
+    const typename Matrix::Read read(*this);
     const Buffer<R> embedded = embed(X);
     const R *right = embedded.get() != nullptr ? embedded.get() : X.row(0);
     const double total = reduce(X.ld, Z, 4.0, [&](index first, index last, R *Zpart) {
@@ -173,7 +173,7 @@ public:
   }
 
   double residual_norm2(const Panel &U, const std::vector<double> &s, const Panel &V) override {
-    ++this->reads;
+    const typename Matrix::Read read(*this);
     // Row blocks of A minus (U diag(s)) V^H, in the real interleaved form: the right factor is
     // V^H as kPlanes k rows of length kPlanes n.
     const index k = V.cols, width = round_up(depth(), simd::panel_unit<R>);
@@ -357,7 +357,7 @@ public:
   }
 
   void multiply(const Panel &X, Panel &Y, double *norm2) override {
-    ++this->reads;
+    const typename Matrix::Read read(*this);
     if (adjoint_)
       scatter(X, Y);
     else
@@ -366,7 +366,7 @@ public:
       *norm2 = squares();
   }
   void multiply_adjoint(const Panel &Y, Panel &Z) override {
-    ++this->reads;
+    const typename Matrix::Read read(*this);
     if (adjoint_)
       gather(Y, Z);
     else
@@ -383,7 +383,7 @@ public:
       multiply_adjoint(*Y, Z);
       return;
     }
-    ++this->reads;
+    const typename Matrix::Read read(*this);
     accumulate(Z, X.ld, [&](index first, index last, R *part) {
       simd::sparse<T, I>().normal(A_.indptr, A_.indices, values(), first, last, X.row(0), X.ld,
                                   X.width, part, X.ld);
@@ -417,7 +417,7 @@ public:
     return flipped;
   }
   double residual_norm2(const Panel &U, const std::vector<double> &s, const Panel &V) override {
-    ++this->reads;
+    const typename Matrix::Read read(*this);
     return adjoint_ ? residual(V, s, U) : residual(U, s, V);
   }
   bool cheap_to_read() const override { return true; }
@@ -576,10 +576,11 @@ private:
 
 // --- panels ---
 
-/// Rows [first, last) of a panel as doubles: the memory itself, or widened into `buffer`.
-template <class T>
-const double *rows_as_double(const Panel<T> &P, index first, index last, double *buffer) {
-  if constexpr (std::is_same_v<real_t<T>, double>) {
+/// Rows [first, last) of a panel as numbers of type Sum: the memory itself, or widened into
+/// `buffer`.
+template <class Sum, class T>
+const Sum *rows_as(const Panel<T> &P, index first, index last, Sum *buffer) {
+  if constexpr (std::is_same_v<real_t<T>, Sum>) {
     (void)last;
     (void)buffer;
     return P.row(first);
@@ -646,51 +647,58 @@ template <class T> typename Host<T>::Panel Host<T>::copy(const Panel &P) {
   return out;
 }
 
-template <class T> Small<wide_t<T>> Host<T>::inner(const Panels &P, const Panel &W) {
+namespace {
+
+/// The stacked P_i^H W, added up in the type Sum.
+template <class Sum, class T>
+Small<wide_t<T>> stacked_products(const std::vector<const Panel<T> *> &P, const Panel<T> &W) {
+  using R = real_t<T>;
+  using Wide = wide_t<T>;
   constexpr index kRows = 64;
   const bool symmetric = P.size() == 1 && P[0] == &W;
   index total = 0, total_cols = 0, widest = W.ld;
-  for (const Panel *p : P) {
+  for (const Panel<T> *p : P) {
     total += p->ld;
     total_cols += p->cols;
     widest = std::max(widest, p->ld);
   }
   // Tasks: row chunks by column panels of W, so that partial sums stay within their budget.
-  const index panel = 4 * simd::panel_unit<double>;
+  const index panel = 4 * simd::panel_unit<Sum>;
   const index n_panels = (W.ld + panel - 1) / panel;
   const index size = total * W.ld;
   const double flops = 2.0 * static_cast<double>(W.rows) * static_cast<double>(size);
   const index wanted =
-      std::max<index>(1, std::min<index>(32, kPartialBytes / (8 * std::max<index>(1, size))));
+      std::max<index>(1, std::min<index>(32, kPartialBytes / (static_cast<index>(sizeof(Sum)) *
+                                                              std::max<index>(1, size))));
   const RowChunks chunks(W.rows, chunks_for(flops, wanted), kRows);
   const index groups = std::min<index>(n_panels, chunks.count >= 8 ? 1 : chunks_for(flops, 8));
-  Buffer<double> parts(chunks.count * size);
+  Buffer<Sum> parts(chunks.count * size);
   parallel_for(chunks.count * groups, [&](index task) {
     const index c = task / groups, g = task % groups;
     const index q0 = std::min(W.ld, n_panels * g / groups * panel);
     const index q1 = std::min(W.ld, n_panels * (g + 1) / groups * panel);
-    double *part = parts.get() + c * size;
+    Sum *part = parts.get() + c * size;
     for (index row = 0; row < total; ++row)
-      std::fill(part + row * W.ld + q0, part + row * W.ld + q1, 0.0);
-    double *left = nullptr, *right = nullptr;
-    if constexpr (!std::is_same_v<R, double>) {
-      left = scratch<double>(kRows * widest, 0);
-      right = scratch<double>(kRows * W.ld, 1);
+      std::fill(part + row * W.ld + q0, part + row * W.ld + q1, Sum(0));
+    Sum *left = nullptr, *right = nullptr;
+    if constexpr (!std::is_same_v<R, Sum>) {
+      left = scratch<Sum>(kRows * widest, 0);
+      right = scratch<Sum>(kRows * W.ld, 1);
     }
     for (index i = chunks.first(c); i < chunks.last(c); i += kRows) {
       const index last = std::min(chunks.last(c), i + kRows);
-      const double *w = rows_as_double(W, i, last, right);
+      const Sum *w = rows_as<Sum>(W, i, last, right);
       index offset = 0;
-      for (const Panel *p : P) {
-        const double *x = p == &W ? w : rows_as_double(*p, i, last, left);
+      for (const Panel<T> *p : P) {
+        const Sum *x = p == &W ? w : rows_as<Sum>(*p, i, last, left);
         if (symmetric && !is_complex_v<T>)
           for (index q = q0; q < q1; q += panel) // upper triangle by panels
-            simd::dense<double>().multiply_transposed(x, p->ld, last - i,
-                                                      std::min(p->ld, q + panel), w + q, W.ld,
-                                                      std::min(panel, q1 - q), part + q, W.ld);
+            simd::dense<Sum>().multiply_transposed(x, p->ld, last - i, std::min(p->ld, q + panel),
+                                                   w + q, W.ld, std::min(panel, q1 - q), part + q,
+                                                   W.ld);
         else
-          simd::dense<double>().multiply_transposed(x, p->ld, last - i, p->ld, w + q0, W.ld,
-                                                    q1 - q0, part + offset * W.ld + q0, W.ld);
+          simd::dense<Sum>().multiply_transposed(x, p->ld, last - i, p->ld, w + q0, W.ld, q1 - q0,
+                                                 part + offset * W.ld + q0, W.ld);
         offset += p->ld;
       }
     }
@@ -699,21 +707,33 @@ template <class T> Small<wide_t<T>> Host<T>::inner(const Panels &P, const Panel 
     add_parts(parts.get(), parts.get() + c * size, 1, size, size);
   Small<Wide> H(total_cols, W.cols);
   index offset = 0, out = 0;
-  for (const Panel *p : P) {
+  for (const Panel<T> *p : P) {
     for (index i = 0; i < p->cols; ++i)
       for (index j = 0; j < W.cols; ++j) {
-        const double *upper = parts.get() + (offset + i) * W.ld;
+        const Sum *upper = parts.get() + (offset + i) * W.ld;
         if constexpr (is_complex_v<T>) {
-          const double *lower = upper + p->width * W.ld;
-          H(out + i, j) = Wide(upper[j] + lower[W.width + j], upper[W.width + j] - lower[j]);
+          const Sum *lower = upper + p->width * W.ld;
+          H(out + i, j) = Wide(static_cast<double>(upper[j] + lower[W.width + j]),
+                               static_cast<double>(upper[W.width + j] - lower[j]));
         } else {
-          H(out + i, j) = symmetric && i > j ? parts.get()[j * W.ld + i] : upper[j];
+          H(out + i, j) =
+              static_cast<double>(symmetric && i > j ? parts.get()[j * W.ld + i] : upper[j]);
         }
       }
     offset += p->ld;
     out += p->cols;
   }
   return H;
+}
+
+} // namespace
+
+template <class T> Small<wide_t<T>> Host<T>::inner(const Panels &P, const Panel &W) {
+  return stacked_products<double>(P, W);
+}
+
+template <class T> Small<wide_t<T>> Host<T>::coefficients(const Panels &P, const Panel &W) {
+  return stacked_products<R>(P, W);
 }
 
 template <class T> Small<wide_t<T>> Host<T>::gram(const Panel &Y) { return inner({&Y}, Y); }

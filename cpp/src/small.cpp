@@ -199,11 +199,11 @@ void tridiagonalise(Small<S> &A, std::vector<double> &d, std::vector<double> &e)
 template <class S>
 void tridiagonal_ql(std::vector<double> &d, std::vector<double> &e, Small<S> &Z) {
   const index n = static_cast<index>(d.size());
-  // The reduction to T has already cost kEps ||T||: couplings far below that carry nothing.
+  // The reduction to T has already cost kEps ||T||: couplings below that carry nothing.
   double norm = 0;
   for (index i = 0; i < n; ++i)
     norm = std::max(norm, std::abs(d[i]) + std::abs(e[i]));
-  const double negligible = std::max(0.01 * kEps * norm, std::numeric_limits<double>::min());
+  const double negligible = std::max(0.5 * kEps * norm, std::numeric_limits<double>::min());
   for (index l = 0; l < n; ++l) {
     for (int sweep = 0;; ++sweep) {
       index m = l;

@@ -55,13 +55,11 @@ public:
   }
 
   /// W <- an orthonormal panel orthogonal to the orthonormal panels P, containing the part of
-  /// span(W) outside them. `coefficients`, where given, receives P^H W of the W passed in.
-  void orthonormalise_against(Panel &W, const Panels &P, Small<Wide> *coefficients = nullptr) {
+  /// span(W) outside them.
+  void orthonormalise_against(Panel &W, const Panels &P) {
     constexpr int kMaxRounds = 5;
     for (int round = 0; round < kMaxRounds; ++round) {
-      const Small<Wide> H = Device::inner(P, W);
-      if (round == 0 && coefficients != nullptr)
-        *coefficients = H;
+      const Small<Wide> H = Device::coefficients(P, W);
       Device::subtract(W, P, H);
       orthonormalise(W);
       // Twice is enough, unless replaced directions had large components in P.
@@ -136,14 +134,15 @@ private:
       small::eigh(Device::gram(W), lambda, V);
       const double scale = lambda[0] > 0 ? std::sqrt(lambda[0]) : 0.0;
       if (!(scale > noise)) {
-        Panel F(m, rest);
-        Device::fill_normal(F, fill_.key, philox::kStreamFill, fill_.used);
-        fill_.used += rest;
-        if (count > 0)
+        // At most half of the space that is left at a time: such a Gaussian block is well
+        // conditioned, a square one need not be.
+        while (count < d) {
+          Panel F(m, std::max<index>(1, std::min(d - count, (m - count) / 2)));
+          Device::fill_normal(F, fill_.key, philox::kStreamFill, fill_.used);
+          fill_.used += F.cols;
           settle(F, done_list);
-        else
-          orthonormalise(F);
-        accept(std::move(F));
+          accept(std::move(F));
+        }
         break;
       }
       index kept = 1;
@@ -185,7 +184,7 @@ private:
     for (int round = 0; round < 3; ++round) {
       double largest = 0;
       if (!P.empty()) {
-        const Small<Wide> H = Device::inner(P, Q);
+        const Small<Wide> H = Device::coefficients(P, Q);
         Device::subtract(Q, P, H);
         for (const Wide &h : H.data)
           largest = std::max(largest, std::abs(h));

@@ -12,6 +12,7 @@
 //     rescale(s)                    from now on the matrix stands for s A
 //   fill_normal, fill_sjlt, set_identity         start blocks, addressed by (key, stream, row, col)
 //   inner(P, W)                   the stacked P_i^H W in double precision
+//   coefficients(P, W)            the same in working precision: for projections, done twice
 //   subtract(W, P, H)             W -= sum_i P_i H_i
 //   combine(P, E)                 sum_i P_i E_i
 //   residual_norm2(A, U, s, V)    ||A - U diag(s) V^H||_F^2, measured, one read of A
@@ -26,6 +27,7 @@
 #include "lowla/core/threads.hpp"
 #include "lowla/core/view.hpp"
 
+#include <chrono>
 #include <memory>
 #include <vector>
 
@@ -42,7 +44,8 @@ template <class T> struct Host {
   class Matrix {
   public:
     index m = 0, n = 0;
-    index reads = 0; ///< passes over A so far
+    index reads = 0;    ///< passes over A so far
+    double seconds = 0; ///< spent in them
     virtual ~Matrix() = default;
     /// norm2, where given, receives ||A||_F^2 (or NaN where products alone cannot tell it).
     virtual void multiply(const Panel &X, Panel &Y, double *norm2 = nullptr) = 0;
@@ -60,6 +63,23 @@ template <class T> struct Host {
     virtual bool cheap_to_read() const { return false; }
     /// Whether ||A||_F is known from the entries.
     virtual bool has_entries() const { return true; }
+
+  protected:
+    /// Counts and times one pass over A, for as long as it lives.
+    class Read {
+    public:
+      explicit Read(Matrix &A) : A_(A), start_(std::chrono::steady_clock::now()) { ++A.reads; }
+      ~Read() {
+        A_.seconds +=
+            std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+      }
+      Read(const Read &) = delete;
+      Read &operator=(const Read &) = delete;
+
+    private:
+      Matrix &A_;
+      std::chrono::steady_clock::time_point start_;
+    };
   };
 
   static std::unique_ptr<Matrix> dense(MatrixView<T> A);
@@ -74,6 +94,7 @@ template <class T> struct Host {
   static Panel copy(const Panel &P);
 
   static Small<Wide> inner(const Panels &P, const Panel &W);
+  static Small<Wide> coefficients(const Panels &P, const Panel &W);
   static Small<Wide> gram(const Panel &Y);
   static void subtract(Panel &W, const Panels &P, const Small<Wide> &H);
   static Panel combine(const Panels &P, const Small<Wide> &E);

@@ -72,6 +72,8 @@ template <class T, class Runtime> struct Cuda {
 
   static Small<Wide> inner(const Panels &P, const Panel &W);
   static Small<Wide> gram(const Panel &Y) { return inner({&Y}, Y); }
+  /// The same: double precision is fast where this runs.
+  static Small<Wide> coefficients(const Panels &P, const Panel &W) { return inner(P, W); }
   static void subtract(Panel &W, const Panels &P, const Small<Wide> &H);
   static Panel combine(const Panels &P, const Small<Wide> &E);
   static std::vector<Wide> peaks(const Panel &P);
