@@ -97,8 +97,10 @@ def torch_svd_lowrank(path: str, k: int, niter: int, sparse: bool, keep: bool) -
     torch.manual_seed(0)
     A = _torch_cache[path]
     if A.ndim == 3:
-        for M in A:
-            U, S, V = torch.svd_lowrank(M, q=k + 10, niter=niter)
+        for i, M in enumerate(A):
+            factors = torch.svd_lowrank(M, q=k + 10, niter=niter)
+            if i == 0:
+                U, S, V = factors
     else:
         U, S, V = torch.svd_lowrank(A, q=k + 10, niter=niter)
     return (U[:, :k].numpy(), S[:k].numpy(), V[:, :k].T.numpy()) if keep else None
@@ -125,24 +127,27 @@ def _limit(case: Case, limits: Limits, info: lowla._results.RsvdInfo) -> float:
     if scipy.sparse.issparse(case.A):
         A = case.A
         nbytes = A.data.nbytes + A.indices.nbytes + A.indptr.nbytes
+        row = block * A.data.itemsize  # an entry gathers a row of X, reads and writes one of Z
         flops = 4.0 * A.nnz * block * reads + 2.0 * A.nnz * case.k
-        return limits.seconds(flops, nbytes * (reads + 1))
+        moved = (nbytes + 3.0 * A.nnz * row) * reads + nbytes + A.nnz * case.k * A.data.itemsize
+        return limits.seconds(flops, moved)
     m, n = case.A.shape
     flops = (4.0 * (reads - 1) + 2.0) * m * n * block
     return limits.seconds(flops, case.A.nbytes * reads)
 
 
-def _share_of_small_work(case: Case) -> float:
-    """Share of the time outside passes over A: orthonormalisation and small problems."""
+def _shares(case: Case) -> dict[str, float]:
+    """Shares of the time: passes over A, and orthonormalisation with the small problems."""
     from lowla import _native
 
     A = case.A
     payload = (A.indptr, A.indices, A.data, A.shape) if scipy.sparse.issparse(A) else A
-    shares = []
-    for _ in range(9):
-        total, products = _native._testing.timed_rsvd(payload, case.k)
-        shares.append(1 - products / total)
-    return float(np.median(shares))
+    runs = np.array([_native._testing.timed_rsvd(payload, case.k) for _ in range(15)])
+    total, products, small = runs.T
+    return {
+        "passes over A": float(np.median(products / total)),
+        "orthonormalisation, small problems": float(np.median(small / total)),
+    }
 
 
 def _case(session: Session, case: Case, child: ChildProcess | None, folder: Path) -> None:
@@ -156,25 +161,31 @@ def _case(session: Session, case: Case, child: ChildProcess | None, folder: Path
         _party("sklearn auto", case, lambda: randomized_svd(A, k, random_state=0)),
         _party("sklearn n_iter=2", case, lambda: randomized_svd(A, k, n_iter=2, random_state=0)),
     ]
+    if sparse:  # the accuracy of n_iter=2 and niter=2, beside the default's
+        fewer = _party("lowla n_iter=3", case, lambda: tuple(lowla.rsvd(A, k, n_iter=3, rng=0)))
+        parties.insert(1, fewer)
     try:
         import fbpca
 
         parties.append(_party("fbpca", case, lambda: fbpca.pca(A, k, raw=True, n_iter=2, l=k + 10)))
     except ImportError:
         session.note("fbpca is not installed")
+    stem = f"{case.name} {case.dtype}".replace(" ", "_")
+    path = folder / (stem + (".npz" if sparse else ".npy"))
+    if sparse:
+        scipy.sparse.save_npz(path, scipy.sparse.csr_array(A), compressed=False)
+    else:
+        np.save(path, A)
+    _memory(session, case, path)
     if child is not None:
-        path = folder / ("A.npz" if sparse else "A.npy")
-        if sparse:
-            scipy.sparse.save_npz(path, scipy.sparse.csr_array(A), compressed=False)
-        else:
-            np.save(path, A)
         parties.append(_child_party("torch niter=2", child, case, path, sparse))
     interleave(parties, session.repetitions)
+    path.unlink()
     limits = session.limits(case.dtype)
     row = Row(
         f"{case.name} {case.dtype}", parties, _limit(case, limits, lowla.rsvd(A, k, rng=0).info)
     )
-    row.extra["not in products"] = _share_of_small_work(case)
+    row.extra.update(_shares(case))
     session.add("rsvd", row)
 
 
@@ -182,48 +193,72 @@ def _batched(session: Session, child: ChildProcess | None, folder: Path) -> None
     count, n, k = 200, 512, 16
     rng = np.random.default_rng(0)
     stack = rng.standard_normal((count, n, n)) * (1.0 / np.arange(1, n + 1))
+    best = float(np.linalg.norm(np.linalg.svd(stack[0], compute_uv=False)[k:]))
     for dtype in ("float64", "float32"):
         A = np.ascontiguousarray(stack.astype(dtype))
-        parties = [Party("lowla, one call", lambda A=A: lowla.rsvd(A, k, rng=0))]
-        parties.append(Party("lowla, a loop", lambda A=A: [lowla.rsvd(M, k, rng=0) for M in A]))
+        one = Case("", A[0], k, best, dtype)  # the error shown is that of the first matrix
+
+        def stacked(n_iter: object, A: np.ndarray = A) -> Factors:
+            U, S, Vh = lowla.rsvd(A, k, n_iter=n_iter, rng=0)
+            return U[0], S[0], Vh[0]
+
+        def looped(A: np.ndarray = A) -> Factors:
+            first, *_ = [tuple(lowla.rsvd(M, k, rng=0)) for M in A]
+            return first
+
+        parties = [
+            _party("lowla, one call", one, lambda: stacked("auto")),
+            _party("lowla n_iter=3", one, lambda: stacked(3)),
+            _party("lowla, a loop", one, looped),
+        ]
         if child is not None:
             path = folder / f"stack_{dtype}.npy"
             np.save(path, A)
-            request = {"path": str(path), "k": k, "niter": 2, "sparse": False, "keep": False}
-            child.call(**request)
-            parties.append(Party("torch, a loop", lambda request=request: child.call(**request)[0]))
+            request = {"path": str(path), "k": k, "niter": 2, "sparse": False}
+            child.call(**request, keep=False)
+            factors = child.call(**request, keep=True)[1]
+            parties.append(
+                Party(
+                    "torch, a loop",
+                    lambda request=request: child.call(**request, keep=False)[0],
+                    one.excess(factors),
+                )
+            )
         interleave(parties, session.repetitions)
-        info = lowla.rsvd(A[0], k, rng=0).info
-        limit = _limit(Case("", A[0], k, 1.0, dtype), session.limits(dtype), info) * count
+        limit = _limit(one, session.limits(dtype), lowla.rsvd(A[0], k, rng=0).info) * count
         session.add("rsvd batched", Row(f"{count} of {n}x{n} k={k} {dtype}", parties, limit))
 
 
-def peak_memory(call: Callable[[], object]) -> int:
-    """Bytes of resident memory that the call adds at its peak, sampled every millisecond."""
+def peak_memory(path: str, k: int) -> int:
+    """In a fresh process: bytes of resident memory that one rsvd adds at its peak."""
     import psutil
 
+    A = scipy.sparse.load_npz(path) if path.endswith(".npz") else np.load(path)
+    lowla.rsvd(np.eye(200), 5, rng=0)  # everything is imported, the threads exist
     process, peak, stop = psutil.Process(), [0], threading.Event()
     base = process.memory_info().rss
 
     def sample() -> None:
-        while not stop.wait(0.001):
+        while not stop.wait(0.0005):
             peak[0] = max(peak[0], process.memory_info().rss - base)
 
     sampler = threading.Thread(target=sample)
     sampler.start()
     try:
-        call()
+        lowla.rsvd(A, k, rng=0)
     finally:
         stop.set()
         sampler.join()
     return peak[0]
 
 
-def _memory(session: Session, case: Case) -> None:
+def _memory(session: Session, case: Case, path: Path) -> None:
     """The peak of additional memory beside 4 (m + n)(k + p) elements + 16 MiB."""
     m, n = case.A.shape
     allowed = 4 * (m + n) * (case.k + 10) * np.dtype(case.dtype).itemsize + (16 << 20)
-    used = max(peak_memory(lambda: lowla.rsvd(case.A, case.k, rng=0)) for _ in range(3))
+    child = ChildProcess("benchmarks.bench_rsvd", "peak_memory")
+    used = child.call(path=str(path), k=case.k)[1]
+    child.close()
     session.note(
         f"memory {case.name} {case.dtype}: {used / 2**20:.1f} MiB beyond the input, "
         f"allowed {allowed / 2**20:.1f} MiB"
@@ -246,11 +281,9 @@ def run(session: Session) -> None:
             for decay in ("polynomial", "exponential"):
                 for dtype in dtypes:
                     case = _dense(m, n, k, decay, dtype)
-                    _memory(session, case)
                     _case(session, case, child, folder)
         for dtype in dtypes:
             case = _sparse(200_000, 20_000, 2_000_000, 20, dtype)
-            _memory(session, case)
             _case(session, case, child, folder)
         _batched(session, child, folder)
     if child is not None:

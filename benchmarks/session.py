@@ -39,7 +39,7 @@ class Row:
             f"  {'limit':18s} {self.limit * 1e3:9.1f} ms  "
             f"ours is {ours.median / self.limit:.2f} x it"
         )
-        lines += [f"  {name:18s} {value:9.1%}" for name, value in self.extra.items()]
+        lines += [f"  {name:35s} {value:6.1%}" for name, value in self.extra.items()]
         return "\n".join(lines)
 
     def data(self) -> dict[str, object]:

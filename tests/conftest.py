@@ -25,6 +25,14 @@ hypothesis.settings.register_profile(
     suppress_health_check=_SUPPRESSED,
 )
 hypothesis.settings.register_profile(
+    "sanitize",
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=_SUPPRESSED,
+)
+hypothesis.settings.register_profile(
     "nightly",
     max_examples=2000,
     deadline=None,

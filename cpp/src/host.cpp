@@ -12,7 +12,7 @@ namespace {
 using threads::parallel_for;
 
 /// Below this many flops a loop is not worth waking a thread for.
-constexpr double kSerialFlops = 4e5;
+constexpr double kSerialFlops = 1e6;
 /// Memory for the partial sums of one reduction, beyond what the panels themselves take.
 constexpr index kPartialBytes = index(8) << 20;
 
@@ -775,6 +775,22 @@ template <class T> typename Host<T>::Panel Host<T>::combine(const Panels &P, con
   Panel out(P.front()->rows, E.cols);
   accumulate_products<T>(out, P, E, 1.0, false);
   return out;
+}
+
+template <class T> void Host<T>::multiply_right(Panel &Y, const Small<Wide> &M) {
+  const Buffer<R> factor = embed_small<T>(M, 0, Y.cols, Y.width, Y.width, 1.0);
+  const double flops = 2.0 * static_cast<double>(Y.rows) * static_cast<double>(Y.ld * Y.ld);
+  const RowChunks chunks(Y.rows, chunks_for(flops, std::min<index>(64, Y.rows / 48 + 1)),
+                         simd::kRowBlock);
+  parallel_for(chunks.count, [&](index c) {
+    R *product = scratch<R>(simd::kRowBlock * Y.ld, 1);
+    for (index i = chunks.first(c); i < chunks.last(c); i += simd::kRowBlock) {
+      const index rows = std::min(simd::kRowBlock, chunks.last(c) - i);
+      simd::dense<R>().multiply(Y.row(i), Y.ld, rows, Y.ld, factor.get(), Y.ld, Y.ld, product, Y.ld,
+                                false);
+      std::copy(product, product + rows * Y.ld, Y.row(i));
+    }
+  });
 }
 
 template <class T> std::vector<wide_t<T>> Host<T>::peaks(const Panel &P) {

@@ -55,13 +55,15 @@ public:
   }
 
   /// W <- an orthonormal panel orthogonal to the orthonormal panels P, containing the part of
-  /// span(W) outside them.
-  void orthonormalise_against(Panel &W, const Panels &P) {
+  /// span(W) outside them. `first`: P^H W, where the caller has it already.
+  void orthonormalise_against(Panel &W, const Panels &P, const Small<Wide> *first = nullptr) {
     constexpr int kMaxRounds = 5;
     for (int round = 0; round < kMaxRounds; ++round) {
-      const Small<Wide> H = Device::coefficients(P, W);
+      const Small<Wide> H = round == 0 && first != nullptr ? *first : Device::coefficients(P, W);
       Device::subtract(W, P, H);
-      orthonormalise(W);
+      const int rounds = round == 0 ? 1 : 2; // what the first leaves, the next one repairs
+      if (!cholesky_qr(W, nullptr, rounds))
+        by_levels(W);
       // Twice is enough, unless replaced directions had large components in P.
       double largest = 0;
       for (const Wide &h : H.data)
@@ -81,9 +83,9 @@ private:
   static constexpr double kWellDetermined = kSingle ? 1e-5 : 1e-8;
 
   /// One or two rounds; false (Y untouched or better conditioned) where the pivots are too small.
-  bool cholesky_qr(Panel &Y, Small<Wide> *R) {
+  bool cholesky_qr(Panel &Y, Small<Wide> *R, int rounds = 2) {
     const index d = Y.cols;
-    for (int round = 0; round < 2; ++round) {
+    for (int round = 0; round < rounds; ++round) {
       Small<Wide> G = Device::gram(Y);
       std::vector<double> norms(static_cast<std::size_t>(d));
       for (index j = 0; j < d; ++j) {
@@ -106,7 +108,7 @@ private:
           inverse(i, j) /= norms[i];
           G(i, j) *= norms[j];
         }
-      Y = Device::combine({&Y}, inverse);
+      Device::multiply_right(Y, inverse);
       if (R != nullptr)
         *R = round == 0 ? G : small::multiply(G, *R);
       if (pivot > kPivotEasy)

@@ -24,6 +24,7 @@
 #include "lowla/core/workspace.hpp"
 #include "lowla/orth.hpp"
 
+#include <chrono>
 #include <cmath>
 #include <functional>
 #include <list>
@@ -56,6 +57,7 @@ struct LowRankFacts {
   index passes = 0, iterations = 0, basis = 0, rank = 0;
   bool converged = true;
   const char *method = "krylov";
+  double small_seconds = 0.0; ///< orthonormalisation and small problems of a Krylov run
 };
 
 /// A = left diag(values) right^H; for nystrom and reigh, left is right.
@@ -285,6 +287,7 @@ private:
       Device::fill_sjlt(X, request_.key, std::min<index>(8, columns));
     else
       Device::fill_normal(X, request_.key, philox::kStreamGaussian);
+    const SmallWork timed(small_seconds_);
     orth_.orthonormalise(X);
     return X;
   }
@@ -364,7 +367,10 @@ private:
     const bool stopped = expand(basis, iteration);
     std::vector<double> lambda;
     Small<Wide> E;
-    small::eigh(basis.T, lambda, E);
+    {
+      const SmallWork timed(small_seconds_);
+      small::eigh(basis.T, lambda, E);
+    }
     Result result;
     if (request_.tol > 0 && request_.tol < kTolFloor) {
       result = beyond_the_floor(basis);
@@ -386,8 +392,25 @@ private:
       result.facts.converged = result.facts.error <= request_.tol * 1.01;
     if (stopped)
       result.facts.converged = false;
+    result.facts.small_seconds = small_seconds_;
     return result;
   }
+
+  /// Adds its lifetime to the seconds of small work.
+  class SmallWork {
+  public:
+    explicit SmallWork(double &seconds)
+        : seconds_(seconds), start_(std::chrono::steady_clock::now()) {}
+    ~SmallWork() {
+      seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    }
+    SmallWork(const SmallWork &) = delete;
+    SmallWork &operator=(const SmallWork &) = delete;
+
+  private:
+    double &seconds_;
+    std::chrono::steady_clock::time_point start_;
+  };
 
   /// Grow the Krylov basis: to the planned number of reads, or until it holds enough for `tol`.
   /// Returns whether the monitor ended it.
@@ -415,8 +438,13 @@ private:
       }
       if (iteration == 0)
         check_range(norm2);
-      basis.extend_products(keep_products ? Device::inner(basis.y, *basis.y.back())
-                                          : Device::inner(basis.p, W));
+      Small<Wide> column;
+      {
+        const SmallWork timed(small_seconds_);
+        column =
+            keep_products ? Device::inner(basis.y, *basis.y.back()) : Device::inner(basis.p, W);
+        basis.extend_products(column);
+      }
       if (!std::isfinite(basis.captured))
         throw OutOfRange{};
       if (stop_asked(iteration + 1, basis.captured))
@@ -428,9 +456,11 @@ private:
           (enough_for_tol(basis, previous_rank) ||
            (request_.k > 0 && iteration > plan.reads && basis.dimension >= 2 * request_.k)))
         return false;
-      if (room < W.cols) // the last block fills the space
+      const bool reuse = !keep_products && room >= W.cols; // then `column` is P^H W
+      if (room < W.cols)                                   // the last block fills the space
         W = leading_columns(W, room);
-      orth_.orthonormalise_against(W, basis.p);
+      const SmallWork timed(small_seconds_);
+      orth_.orthonormalise_against(W, basis.p, reuse ? &column : nullptr);
       basis.add(std::move(W));
     }
   }
@@ -461,8 +491,11 @@ private:
     } else {
       B = Device::combine(basis.y, leading);
     }
-    if (!finish_nearly_orthogonal(basis, std::move(B), leading, result))
-      return false;
+    {
+      const SmallWork timed(small_seconds_);
+      if (!finish_nearly_orthogonal(basis, std::move(B), leading, result))
+        return false;
+    }
     const bool more = k < static_cast<index>(lambda.size());
     const bool complete = basis.dimension >= std::min(A_->m, A_->n);
     certify(result, more ? std::sqrt(std::max(0.0, lambda[k])) : (complete ? 0.0 : -1.0));
@@ -507,7 +540,8 @@ private:
         inverse(i, j) /= norms[i];
       }
     small::svd(R, Ur, result.values, W);
-    result.left = Device::combine({&B}, small::multiply(inverse, Ur));
+    Device::multiply_right(B, small::multiply(inverse, Ur));
+    result.left = std::move(B);
     result.right = Device::combine(basis.p, small::multiply(E, W));
     return true;
   }
@@ -950,6 +984,7 @@ private:
   bool swapped_ = false, rescaled_ = false;
   double scale_ = 1.0;
   double norm2_ = 0.0;
+  double small_seconds_ = 0.0;
 };
 
 } // namespace lowla

@@ -15,6 +15,7 @@
 //   coefficients(P, W)            the same in working precision: for projections, done twice
 //   subtract(W, P, H)             W -= sum_i P_i H_i
 //   combine(P, E)                 sum_i P_i E_i
+//   multiply_right(Y, M)          Y <- Y M in place, M square
 //   residual_norm2(A, U, s, V)    ||A - U diag(s) V^H||_F^2, measured, one read of A
 //
 // Reductions over rows run over a partition that depends on the sizes alone, and partial sums are
@@ -98,6 +99,7 @@ template <class T> struct Host {
   static Small<Wide> gram(const Panel &Y);
   static void subtract(Panel &W, const Panels &P, const Small<Wide> &H);
   static Panel combine(const Panels &P, const Small<Wide> &E);
+  static void multiply_right(Panel &Y, const Small<Wide> &M);
   /// For each column the entry of largest magnitude, the first of equals.
   static std::vector<Wide> peaks(const Panel &P);
   /// out(i, j) = P(i, j) factor(j) for the caller's array.

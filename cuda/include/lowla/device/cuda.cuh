@@ -76,6 +76,7 @@ template <class T, class Runtime> struct Cuda {
   static Small<Wide> coefficients(const Panels &P, const Panel &W) { return inner(P, W); }
   static void subtract(Panel &W, const Panels &P, const Small<Wide> &H);
   static Panel combine(const Panels &P, const Small<Wide> &E);
+  static void multiply_right(Panel &Y, const Small<Wide> &M) { Y = combine({&Y}, M); }
   static std::vector<Wide> peaks(const Panel &P);
   static void store(const Panel &P, const std::vector<Wide> &factor, T *out, index rs, index cs,
                     bool conjugate);
