@@ -5,8 +5,10 @@
 // kept by the linker for all.
 //
 // Register tiles: MR rows by NU panel units. With 32 registers 24 accumulators (12 x 2, 6 x 4,
-// ...), with 16 registers 12. Per step of the inner loop a tile loads NU panel vectors and MR
-// broadcasts for MR * NU fused multiply-adds.
+// ...; 12 x 1, whose row addresses still fit the integer registers), with 16 registers 12. Per step
+// of the inner loop a tile loads NU panel vectors and MR broadcasts for MR * NU fused
+// multiply-adds. Where rows of A are read along (kAlong), tall tiles take kSteps steps at once: one
+// address a row serves them all.
 
 #include "lowla/core/simd.hpp"
 
@@ -22,8 +24,11 @@ constexpr int kPerUnit = static_cast<int>(kPanelBytes / LOWLA_VECTOR_BYTES);
 constexpr int kAccumulators = LOWLA_VECTOR_BYTES == 64 ? 24 : 12;
 /// Widest tile, in units.
 constexpr int kMaxUnits = LOWLA_VECTOR_BYTES == 64 ? 4 : 1;
+constexpr int kTallest = 12;
+constexpr int kSteps = 4;
 constexpr int tile_rows(int units) {
-  return kAccumulators / (units * kPerUnit) > 0 ? kAccumulators / (units * kPerUnit) : 1;
+  const int rows = kAccumulators / (units * kPerUnit);
+  return rows > kTallest ? kTallest : rows > 0 ? rows : 1;
 }
 
 #define LOWLA_INLINE inline __attribute__((always_inline))
@@ -35,23 +40,44 @@ template <class R> LOWLA_INLINE void store(R *p, vec<R> v) { *reinterpret_cast<v
 
 // --- dense ---
 
-/// C (MR x NU units) (+)= sum_k a(r, k) B(k, :), a(r, k) = A[r ra + k ka].
-template <class R, int MR, int NU>
-LOWLA_INLINE void tile(const R *A, index ra, index ka, index depth, const R *B, index ldb, R *C,
+/// How a tile walks A: along its rows (A X), or down its columns (A^T Y).
+enum class Walk { kAlong, kDown };
+
+/// C (MR x NU units) (+)= sum_k a(r, k) B(k, :); a(r, k) = A[r stride + k] along, A[r + k stride]
+/// down.
+template <class R, Walk kWalk, int MR, int NU>
+LOWLA_INLINE void tile(const R *A, index stride, index depth, const R *B, index ldb, R *C,
                        index ldc, bool accumulate) {
   constexpr int NV = NU * kPerUnit;
   constexpr index W = kLanes<R>;
+  constexpr bool kAlong = kWalk == Walk::kAlong;
   vec<R> acc[MR][NV];
   for (int r = 0; r < MR; ++r)
     for (int v = 0; v < NV; ++v)
       acc[r][v] = accumulate ? load(C + r * ldc + v * W) : vec<R>{};
-  for (index k = 0; k < depth; ++k) {
+  index k = 0;
+  if constexpr (kAlong && MR == kTallest && (kSteps + MR) * NV <= 32) {
+    for (; k + kSteps <= depth; k += kSteps) {
+      vec<R> b[kSteps][NV];
+      for (int s = 0; s < kSteps; ++s)
+        for (int v = 0; v < NV; ++v)
+          b[s][v] = load(B + (k + s) * ldb + v * W);
+#pragma GCC unroll 24
+      for (int r = 0; r < MR; ++r) {
+        const R *a = A + r * stride + k;
+        for (int s = 0; s < kSteps; ++s)
+          for (int v = 0; v < NV; ++v)
+            acc[r][v] += a[s] * b[s][v];
+      }
+    }
+  }
+  for (; k < depth; ++k) {
     vec<R> b[NV];
     for (int v = 0; v < NV; ++v)
       b[v] = load(B + k * ldb + v * W);
 #pragma GCC unroll 24
     for (int r = 0; r < MR; ++r) {
-      const R a = A[r * ra + k * ka];
+      const R a = kAlong ? A[r * stride + k] : A[r + k * stride];
       for (int v = 0; v < NV; ++v)
         acc[r][v] += a * b[v];
     }
@@ -62,40 +88,41 @@ LOWLA_INLINE void tile(const R *A, index ra, index ka, index depth, const R *B, 
 }
 
 /// All rows of one panel of NU units; the tail in tiles of 4 and 1 rows.
-template <class R, int NU>
-LOWLA_INLINE void panel(const R *A, index ra, index ka, index rows, index depth, const R *B,
-                        index ldb, R *C, index ldc, bool accumulate) {
+template <class R, Walk kWalk, int NU>
+LOWLA_INLINE void panel(const R *A, index stride, index rows, index depth, const R *B, index ldb,
+                        R *C, index ldc, bool accumulate) {
   constexpr int MR = tile_rows(NU);
+  const index step = kWalk == Walk::kAlong ? stride : 1;
   index i = 0;
   for (; i + MR <= rows; i += MR)
-    tile<R, MR, NU>(A + i * ra, ra, ka, depth, B, ldb, C + i * ldc, ldc, accumulate);
+    tile<R, kWalk, MR, NU>(A + i * step, stride, depth, B, ldb, C + i * ldc, ldc, accumulate);
   if constexpr (MR > 4)
     for (; i + 4 <= rows; i += 4)
-      tile<R, 4, NU>(A + i * ra, ra, ka, depth, B, ldb, C + i * ldc, ldc, accumulate);
+      tile<R, kWalk, 4, NU>(A + i * step, stride, depth, B, ldb, C + i * ldc, ldc, accumulate);
   for (; i < rows; ++i)
-    tile<R, 1, NU>(A + i * ra, ra, ka, depth, B, ldb, C + i * ldc, ldc, accumulate);
+    tile<R, kWalk, 1, NU>(A + i * step, stride, depth, B, ldb, C + i * ldc, ldc, accumulate);
 }
 
 /// C (rows x q) (+)= a B by panels.
-template <class R>
-LOWLA_INLINE void panels(const R *A, index ra, index ka, index rows, index depth, const R *B,
-                         index ldb, index q, R *C, index ldc, bool accumulate) {
+template <class R, Walk kWalk>
+LOWLA_INLINE void panels(const R *A, index stride, index rows, index depth, const R *B, index ldb,
+                         index q, R *C, index ldc, bool accumulate) {
   constexpr index U = panel_unit<R>;
   index j = 0;
   if constexpr (kMaxUnits >= 4) {
     for (; j + 4 * U <= q; j += 4 * U)
-      panel<R, 4>(A, ra, ka, rows, depth, B + j, ldb, C + j, ldc, accumulate);
+      panel<R, kWalk, 4>(A, stride, rows, depth, B + j, ldb, C + j, ldc, accumulate);
     if (j + 3 * U <= q) {
-      panel<R, 3>(A, ra, ka, rows, depth, B + j, ldb, C + j, ldc, accumulate);
+      panel<R, kWalk, 3>(A, stride, rows, depth, B + j, ldb, C + j, ldc, accumulate);
       return;
     }
     if (j + 2 * U <= q) {
-      panel<R, 2>(A, ra, ka, rows, depth, B + j, ldb, C + j, ldc, accumulate);
+      panel<R, kWalk, 2>(A, stride, rows, depth, B + j, ldb, C + j, ldc, accumulate);
       return;
     }
   }
   for (; j < q; j += U)
-    panel<R, 1>(A, ra, ka, rows, depth, B + j, ldb, C + j, ldc, accumulate);
+    panel<R, kWalk, 1>(A, stride, rows, depth, B + j, ldb, C + j, ldc, accumulate);
 }
 
 /// Depth of a panel of X that stays in the second-level cache.
@@ -106,14 +133,14 @@ void multiply(const R *A, index rs, index m, index n, const R *X, index ldx, ind
               index ldy, bool accumulate) {
   for (index k = 0; k < n || k == 0; k += kDepth) {
     const index depth = n - k < kDepth ? n - k : kDepth;
-    panels(A + k, rs, index(1), m, depth, X + k * ldx, ldx, q, Y, ldy, accumulate || k > 0);
+    panels<R, Walk::kAlong>(A + k, rs, m, depth, X + k * ldx, ldx, q, Y, ldy, accumulate || k > 0);
   }
 }
 
 template <class R>
 void multiply_transposed(const R *A, index rs, index m, index p, const R *Y, index ldy, index q,
                          R *Z, index ldz) {
-  panels(A, index(1), rs, p, m, Y, ldy, q, Z, ldz, true);
+  panels<R, Walk::kDown>(A, rs, p, m, Y, ldy, q, Z, ldz, true);
 }
 
 template <class R> double sum_squares(const R *x, index n) {
