@@ -73,6 +73,41 @@ def test_eigh_is_backward_stable(n, dtype):
 
 
 @pytest.mark.core
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_leading_eigenpairs_are_those_of_eigh(n, dtype):
+    # Twisted factorisations where the eigenvalues are apart, QL where they are not (clusters,
+    # multiplicity, zero): the same bounds hold.
+    X = random_matrix(n, n, dtype)
+    Q = np.linalg.qr(X)[0]
+    spectra = [
+        np.linspace(-1, 1, n),
+        np.ones(n),
+        np.logspace(0, -18, n),
+        np.r_[np.zeros(n - 1), 1.0],
+        np.repeat([3.0, 2.0, 1.0], n)[::3][:n],
+        1 + 1e-13 * np.arange(n),
+        np.linspace(1, 2, n) * 1e200,
+        np.linspace(1, 2, n) * 1e-200,
+    ]
+    for H in [
+        X @ X.conj().T,
+        *((Q * w) @ Q.conj().T for w in spectra),
+        np.zeros((n, n)),
+        np.eye(n),
+    ]:
+        A = ((H + H.conj().T) / 2).astype(dtype)
+        for count in {1, max(1, n // 6), max(1, n // 2), n}:
+            w, V = _native._testing.eigh(A, count)
+            norm = np.linalg.norm(A, 2)
+            assert w.shape == (count,)
+            assert orthogonality(V) <= tol("float64", n, factor=10)
+            assert np.linalg.norm(A @ V - V * w, 2) <= tol("float64", n, factor=10) * norm
+            top = np.linalg.eigvalsh(A)[::-1][:count]
+            assert np.abs(w - top).max() <= tol("float64", n, factor=10) * norm
+
+
+@pytest.mark.core
 @pytest.mark.parametrize("shape", [(1, 1), (5, 3), (9, 9), (40, 17), (64, 64), (130, 100)])
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_svd_is_backward_stable(shape, dtype):

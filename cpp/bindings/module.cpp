@@ -45,14 +45,14 @@ py::array gemm(const py::array &A, const py::array &B) {
 }
 
 /// Eigenvalues and vectors, or singular values and vectors, by the small solvers: for their tests.
-py::tuple small_eigh(const py::array &A) {
+py::tuple small_eigh(const py::array &A, index count) {
   return with_scalar(A.dtype(), [&](auto zero) -> py::tuple {
     using S = wide_t<decltype(zero)>;
     const auto a = py::array_t<S, py::array::f_style | py::array::forcecast>::ensure(A);
     Small<S> M(a.shape(0), a.shape(1)), V;
     std::copy(a.data(), a.data() + a.size(), M.data.begin());
     std::vector<double> w;
-    small::eigh(M, w, V);
+    small::eigh_leading(M, count < 0 ? M.rows : count, w, V);
     py::array_t<S, py::array::f_style> v({V.rows, V.cols});
     std::copy(V.data.begin(), V.data.end(), v.mutable_data());
     return py::make_tuple(py::array_t<double>(static_cast<py::ssize_t>(w.size()), w.data()), v);
@@ -114,7 +114,7 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
   bindings::register_rsvd(m);
   auto testing = m.def_submodule("_testing", "Internals, exposed for the tests.");
   testing.def("gemm", &bindings::gemm, py::arg("A"), py::arg("B"));
-  testing.def("eigh", &bindings::small_eigh, py::arg("A"));
+  testing.def("eigh", &bindings::small_eigh, py::arg("A"), py::arg("count") = -1);
   testing.def("svd", &bindings::small_svd, py::arg("A"));
   testing.def("timed_rsvd", &bindings::timed_rsvd, py::arg("A"), py::arg("k"));
 }

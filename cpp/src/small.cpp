@@ -7,6 +7,7 @@
 #include "lowla/core/threads.hpp"
 
 #include <cmath>
+#include <functional>
 #include <numeric>
 
 namespace lowla::small {
@@ -29,12 +30,18 @@ LOWLA_CLONES double dot_real(const double *x, const double *y, index n) {
   for (; i + 16 <= n; i += 16)
     for (int j = 0; j < 16; ++j)
       acc[j] += x[i + j] * y[i + j];
+  if (i + 8 <= n) {
+    for (int j = 0; j < 8; ++j)
+      acc[j] += x[i + j] * y[i + j];
+    i += 8;
+  }
+  double tail = 0;
   for (; i < n; ++i)
-    acc[0] += x[i] * y[i];
-  double sum = 0;
-  for (double a : acc)
-    sum += a;
-  return sum;
+    tail += x[i] * y[i];
+  for (int width = 8; width > 0; width /= 2)
+    for (int j = 0; j < width; ++j)
+      acc[j] += acc[j + width];
+  return acc[0] + tail;
 }
 
 LOWLA_CLONES void axpy_real(double a, const double *x, double *y, index n) {
@@ -55,6 +62,38 @@ LOWLA_CLONES void rank2_real(double a, const double *x, double b, const double *
                              index n) {
   for (index i = 0; i < n; ++i)
     z[i] -= a * x[i] + b * y[i];
+}
+
+typedef double eight __attribute__((vector_size(64), aligned(8), may_alias));
+
+/// Columns z_c = z + c stride of a trailing matrix: z_c -= a_c x + b_c y, out_c = z_c . v, for
+/// kColumns of them in one sweep over x, y and v.
+constexpr int kColumns = 4;
+LOWLA_CLONES void rank2_dots_real(const double *a, const double *x, const double *b,
+                                  const double *y, double *z, index stride, const double *v,
+                                  index n, double *out) {
+  eight acc[kColumns] = {};
+  index i = 0;
+  for (; i + 8 <= n; i += 8) {
+    const eight xi = *reinterpret_cast<const eight *>(x + i);
+    const eight yi = *reinterpret_cast<const eight *>(y + i);
+    const eight vi = *reinterpret_cast<const eight *>(v + i);
+#pragma GCC unroll 4
+    for (int c = 0; c < kColumns; ++c) {
+      eight &zc = *reinterpret_cast<eight *>(z + c * stride + i);
+      zc -= a[c] * xi + b[c] * yi;
+      acc[c] += zc * vi;
+    }
+  }
+  for (int c = 0; c < kColumns; ++c) {
+    double tail = 0;
+    for (index k = i; k < n; ++k) {
+      z[c * stride + k] -= a[c] * x[k] + b[c] * y[k];
+      tail += z[c * stride + k] * v[k];
+    }
+    const eight s = acc[c];
+    out[c] = (((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))) + tail;
+  }
 }
 
 /// x^H y
@@ -112,6 +151,24 @@ void rank2(complex a, const complex *x, complex b, const complex *y, complex *z,
   axpy(-a, x, z, n);
   axpy(-b, y, z, n);
 }
+/// For the m columns z_j of a trailing matrix: z_j -= conj(y_j) x + conj(x_j) y, out_j = z_j^H v.
+void rank2_dots(const double *x, const double *y, double *z, index stride, const double *v, index m,
+                double *out) {
+  index j = 0;
+  for (; j + kColumns <= m; j += kColumns)
+    rank2_dots_real(y + j, x, x + j, y, z + j * stride, stride, v, m, out + j);
+  for (; j < m; ++j) {
+    rank2_real(y[j], x, x[j], y, z + j * stride, m);
+    out[j] = dot_real(z + j * stride, v, m);
+  }
+}
+void rank2_dots(const complex *x, const complex *y, complex *z, index stride, const complex *v,
+                index m, complex *out) {
+  for (index j = 0; j < m; ++j) {
+    rank2(std::conj(y[j]), x, std::conj(x[j]), y, z + j * stride, m);
+    out[j] = dot(z + j * stride, v, m);
+  }
+}
 double norm2(const double *x, index n) { return dot_real(x, x, n); }
 double norm2(const complex *x, index n) { return dot_real(pairs(x), pairs(x), 2 * n); }
 
@@ -134,68 +191,99 @@ bool use_lapack(index n) { return n > kLapackOrder && !threads::in_parallel() &&
 
 // --- Hermitian eigenproblem ---
 
-/// A -> Q T Q^H, T real tridiagonal with diagonal d and off-diagonal e; A becomes Q.
-template <class S>
-void tridiagonalise(Small<S> &A, std::vector<double> &d, std::vector<double> &e) {
-  const index n = A.rows;
-  d.assign(static_cast<std::size_t>(n), 0.0);
-  e.assign(static_cast<std::size_t>(n), 0.0);
-  std::vector<S> p(static_cast<std::size_t>(n)), phase(static_cast<std::size_t>(n), S(1));
-  std::vector<double> beta(static_cast<std::size_t>(n), 0.0);
-  for (index k = 0; k + 1 < n; ++k) {
-    // H = I - beta v v^H maps column k below the diagonal to alpha e_1; v overwrites the column.
-    S *v = A.col(k) + k + 1;
-    const index m = n - k - 1;
-    const double tail = norm2(v + 1, m - 1);
-    const double head = std::abs(v[0]);
-    const double norm = std::sqrt(head * head + tail);
-    d[k] = real_of(A(k, k));
-    S alpha = v[0];
-    if (tail > kNegligibleSquare) {
-      const S direction = head > kNegligible ? S(v[0] / head) : S(1);
-      alpha = -direction * norm;
-      const S v0 = v[0] - alpha;
-      const double scale2 = abs2(v0) + tail;
-      beta[k] = 2.0 / scale2;
-      v[0] = v0;
-      std::fill(p.begin(), p.begin() + m, S(0));
-      for (index j = 0; j < m; ++j)
-        axpy(v[j], A.col(k + 1 + j) + k + 1, p.data(), m);
-      const double half = 0.5 * beta[k] * real_of(dot(v, p.data(), m)) * beta[k];
-      for (index i = 0; i < m; ++i)
-        p[i] = beta[k] * p[i] - half * v[i];
-      for (index j = 0; j < m; ++j)
-        rank2(conj_of(p[j]), v, conj_of(v[j]), p.data(), A.col(k + 1 + j) + k + 1, m);
-    }
-    // Make the off-diagonal real: T(k+1, k) = alpha, absorbed in a diagonal of phases.
-    const double size = std::abs(alpha);
-    e[k] = size > kNegligible ? size : 0.0;
-    phase[k + 1] = phase[k] * (size > kNegligible ? S(alpha / size) : S(1));
-  }
-  d[n - 1] = real_of(A(n - 1, n - 1));
-  // Q = H_0 H_1 ... diag(phase), accumulated from the last reflector.
-  for (index k = n - 1; k >= 0; --k) {
-    if (k + 1 < n) {
-      const S *v = A.col(k) + k + 1;
+/// A = Q T Q^H: T real tridiagonal with diagonal d and off-diagonal e, Q = H_0 H_1 ... diag(phase)
+/// with the reflectors H_k = I - beta_k v v^H, v in column k of A below the diagonal.
+template <class S> struct Tridiagonal {
+  std::vector<double> d, e, beta;
+  std::vector<S> phase;
+
+  /// Reduces A, which then holds the reflectors.
+  explicit Tridiagonal(Small<S> &A)
+      : d(count(A), 0.0), e(count(A), 0.0), beta(count(A), 0.0), phase(count(A), S(1)) {
+    const index n = A.rows;
+    // The rank-2 update of step k - 1 is applied while step k multiplies by its v: one sweep over
+    // the trailing matrix a step.
+    std::vector<S> pending(count(A), S(0)), next(count(A), S(0)), zero(count(A), S(0));
+    const S *previous = zero.data(); // v of the step before, from the row of `pending` on
+    for (index k = 0; k + 1 < n; ++k) {
+      S *v = A.col(k) + k + 1;
       const index m = n - k - 1;
-      if (beta[k] > 0)
+      d[k] = real_of(A(k, k));
+      reflect(v, m, k);
+      rank2_dots(previous + 1, pending.data() + 1, A.col(k + 1) + k + 1, n, v, m, next.data());
+      const double half = 0.5 * beta[k] * real_of(dot(v, next.data(), m)) * beta[k];
+      for (index i = 0; i < m; ++i)
+        pending[i] = beta[k] * next[i] - half * v[i];
+      previous = v;
+      // The next column is needed now.
+      rank2(conj_of(pending[0]), v, conj_of(v[0]), pending.data(), A.col(k + 1) + k + 1, m);
+    }
+    if (n > 0)
+      d[n - 1] = real_of(A(n - 1, n - 1));
+  }
+
+  /// Z <- Q Z.
+  void apply(const Small<S> &A, Small<S> &Z) const {
+    const index n = A.rows;
+    for (index j = 0; j < Z.cols; ++j) {
+      S *z = Z.col(j);
+      for (index i = 0; i < n; ++i)
+        z[i] *= phase[i];
+      for (index k = n - 2; k >= 0; --k)
+        if (beta[k] > 0) {
+          const S *v = A.col(k) + k + 1;
+          axpy(-beta[k] * dot(v, z + k + 1, n - k - 1), v, z + k + 1, n - k - 1);
+        }
+    }
+  }
+
+  /// A <- Q.
+  void form(Small<S> &A) const {
+    const index n = A.rows;
+    for (index k = n - 1; k >= 0; --k) {
+      if (k + 1 < n && beta[k] > 0) {
+        const S *v = A.col(k) + k + 1;
+        const index m = n - k - 1;
         for (index j = 0; j < m; ++j) {
           S *q = A.col(k + 1 + j) + k + 1;
           axpy(-beta[k] * dot(v, q, m), v, q, m);
         }
+      }
+      std::fill(A.col(k), A.col(k) + n, S(0));
+      A(k, k) = S(1);
+      for (index j = k + 1; j < n; ++j)
+        A(k, j) = S(0);
     }
-    std::fill(A.col(k), A.col(k) + n, S(0));
-    A(k, k) = S(1);
-    for (index j = k + 1; j < n; ++j)
-      A(k, j) = S(0);
+    for (index j = 0; j < n; ++j)
+      if (phase[j] != S(1))
+        for (index i = 0; i < n; ++i)
+          A(i, j) *= phase[j];
   }
-  for (index j = 0; j < n; ++j)
-    if (phase[j] != S(1))
-      for (index i = 0; i < n; ++i)
-        A(i, j) *= phase[j];
-}
 
-/// Implicit QL on (d, e); the rotations are applied to the columns of Z.
+private:
+  static std::size_t count(const Small<S> &A) { return static_cast<std::size_t>(A.rows); }
+
+  /// The reflector that maps x to alpha e_1 overwrites x (zero where x needs none). The
+  /// off-diagonal is made real: T(k+1, k) = |alpha|, the phase goes into a diagonal.
+  void reflect(S *x, index m, index k) {
+    const double tail = norm2(x + 1, m - 1);
+    const double head = std::abs(x[0]);
+    S alpha = x[0];
+    if (tail > kNegligibleSquare) {
+      const S direction = head > kNegligible ? S(x[0] / head) : S(1);
+      alpha = -direction * std::sqrt(head * head + tail);
+      x[0] -= alpha;
+      beta[k] = 2.0 / (abs2(x[0]) + tail);
+    } else {
+      std::fill(x, x + m, S(0));
+    }
+    const double size = std::abs(alpha);
+    e[k] = size > kNegligible ? size : 0.0;
+    phase[k + 1] = phase[k] * (size > kNegligible ? S(alpha / size) : S(1));
+  }
+};
+
+/// Implicit QL on (d, e); the rotations are applied to the columns of Z, if it has rows.
 template <class S>
 void tridiagonal_ql(std::vector<double> &d, std::vector<double> &e, Small<S> &Z) {
   const index n = static_cast<index>(d.size());
@@ -235,7 +323,8 @@ void tridiagonal_ql(std::vector<double> &d, std::vector<double> &e, Small<S> &Z)
         p = s * r;
         d[i + 1] = g + p;
         g = c * r - b;
-        rotate(Z.col(i), Z.col(i + 1), Z.rows, c, s);
+        if (Z.rows > 0)
+          rotate(Z.col(i), Z.col(i + 1), Z.rows, c, s);
       }
       if (r == 0.0 && i >= l)
         continue;
@@ -244,6 +333,109 @@ void tridiagonal_ql(std::vector<double> &d, std::vector<double> &e, Small<S> &Z)
       e[m] = 0.0;
     }
   }
+}
+
+constexpr index kLanes = 8;
+
+/// Eigenvectors of the tridiagonal T for kLanes eigenvalues at once, by twisted factorisations
+/// (Fernando 1997; Dhillon, Parlett 2004): T - x = L diag(q) L^T from the top and U diag(u) U^T
+/// from the bottom meet where |gamma| is least. z is n x kLanes, `work` twice that.
+LOWLA_CLONES void twisted_vectors(const double *d, const double *e, index n, const double *x,
+                                  double pivot_floor, double *z, double *work) {
+  double *lower = work, *upper = work + n * kLanes;
+  double q[kLanes], best[kLanes];
+  index twist[kLanes];
+  // From the top: lower[i] = e_i / q_i; z keeps q_i for the moment.
+  for (index j = 0; j < kLanes; ++j)
+    q[j] = d[0] - x[j];
+  for (index i = 0; i < n; ++i) {
+    const double coupling = i + 1 < n ? e[i] : 0.0, diagonal = i + 1 < n ? d[i + 1] : 0.0;
+    for (index j = 0; j < kLanes; ++j) {
+      const double size = std::abs(q[j]);
+      const double pivot = size < pivot_floor ? pivot_floor : q[j];
+      z[i * kLanes + j] = pivot;
+      const double ratio = coupling / pivot;
+      lower[i * kLanes + j] = ratio;
+      q[j] = (diagonal - x[j]) - coupling * ratio;
+    }
+  }
+  // From the bottom: upper[i] = e_i / u_{i+1}, and gamma_i = q_i + u_i - (d_i - x).
+  for (index j = 0; j < kLanes; ++j) {
+    best[j] = std::abs(z[(n - 1) * kLanes + j]);
+    twist[j] = n - 1;
+    q[j] = d[n - 1] - x[j];
+  }
+  for (index i = n - 2; i >= 0; --i)
+    for (index j = 0; j < kLanes; ++j) {
+      const double size = std::abs(q[j]);
+      const double pivot = size < pivot_floor ? pivot_floor : q[j];
+      const double ratio = e[i] / pivot;
+      upper[i * kLanes + j] = ratio;
+      const double shift = e[i] * ratio;
+      q[j] = (d[i] - x[j]) - shift;
+      const double gamma = std::abs(z[i * kLanes + j] - shift);
+      twist[j] = gamma < best[j] ? i : twist[j];
+      best[j] = gamma < best[j] ? gamma : best[j];
+    }
+  double last[kLanes] = {};
+  for (index i = n - 1; i >= 0; --i)
+    for (index j = 0; j < kLanes; ++j) {
+      const double up = -lower[i * kLanes + j] * last[j];
+      last[j] = i == twist[j] ? 1.0 : i < twist[j] ? up : 0.0;
+      z[i * kLanes + j] = last[j];
+    }
+  for (index j = 0; j < kLanes; ++j)
+    last[j] = z[j];
+  for (index i = 1; i < n; ++i)
+    for (index j = 0; j < kLanes; ++j) {
+      const double down = -upper[(i - 1) * kLanes + j] * last[j];
+      last[j] = i > twist[j] ? down : z[i * kLanes + j];
+      z[i * kLanes + j] = last[j];
+    }
+}
+
+/// Orthonormal eigenvectors Z (n x w.size()) of the tridiagonal (d, e) for its eigenvalues w; false
+/// where they are too close together to be had one by one.
+bool tridiagonal_vectors(const std::vector<double> &d, const std::vector<double> &e,
+                         const std::vector<double> &w, Small<double> &Z) {
+  const index n = static_cast<index>(d.size()), count = static_cast<index>(w.size());
+  double norm = 0;
+  for (index i = 0; i < n; ++i)
+    norm = std::max(norm, std::abs(d[i]) + 2.0 * std::abs(e[i]));
+  const double residual_allowed = 8.0 * kEps * std::sqrt(static_cast<double>(n)) * norm;
+  std::vector<double> z(static_cast<std::size_t>(n * kLanes)), work(2 * z.size()), r(z.size());
+  Z = Small<double>(n, count);
+  for (index first = 0; first < count; first += kLanes) {
+    double x[kLanes];
+    for (index j = 0; j < kLanes; ++j)
+      x[j] = w[std::min(first + j, count - 1)];
+    twisted_vectors(d.data(), e.data(), n, x, kEps * kEps * norm, z.data(), work.data());
+    for (index c = first; c < std::min(first + kLanes, count); ++c) {
+      double *v = Z.col(c);
+      for (index i = 0; i < n; ++i)
+        v[i] = z[i * kLanes + c - first];
+      const double size = std::sqrt(norm2(v, n));
+      if (!(size >= 0.5) || !std::isfinite(size)) // its largest entry is near 1
+        return false;
+      for (index i = 0; i < n; ++i)
+        v[i] /= size;
+      for (int round = 0; round < 2; ++round) {
+        for (index o = 0; o < c; ++o)
+          axpy(-dot(Z.col(o), v, n), Z.col(o), v, n);
+        const double left = std::sqrt(norm2(v, n));
+        if (left < 0.5)
+          return false;
+        for (index i = 0; i < n; ++i)
+          v[i] /= left;
+      }
+      for (index i = 0; i < n; ++i)
+        r[i] = (d[i] - w[c]) * v[i] + (i > 0 ? e[i - 1] * v[i - 1] : 0.0) +
+               (i + 1 < n ? e[i] * v[i + 1] : 0.0);
+      if (!(norm2(r.data(), n) <= residual_allowed * residual_allowed))
+        return false;
+    }
+  }
+  return true;
 }
 
 template <class S> void sort_columns(std::vector<double> &w, Small<S> &V, Small<S> *V2 = nullptr) {
@@ -263,6 +455,27 @@ template <class S> void sort_columns(std::vector<double> &w, Small<S> &V, Small<
   permute(V);
   if (V2 != nullptr)
     permute(*V2);
+}
+
+/// The `count` leading eigenpairs of Q T Q^H, reflectors of Q in V, which they overwrite; false (V
+/// untouched) where the eigenvalues are too close together.
+template <class S>
+bool leading_pairs(const Tridiagonal<S> &T, index count, std::vector<double> &w, Small<S> &V) {
+  // Krylov matrices are graded downwards: QL is quick on them from the other end.
+  std::vector<double> values(T.d.rbegin(), T.d.rend()), e(T.e.rbegin() + 1, T.e.rend());
+  e.push_back(0.0);
+  Small<double> none(0, V.rows), Z;
+  tridiagonal_ql(values, e, none);
+  std::partial_sort(values.begin(), values.begin() + count, values.end(), std::greater<>());
+  values.resize(static_cast<std::size_t>(count));
+  if (!tridiagonal_vectors(T.d, T.e, values, Z))
+    return false;
+  Small<S> vectors(V.rows, count);
+  std::copy(Z.data.begin(), Z.data.end(), vectors.data.begin());
+  T.apply(V, vectors);
+  w = std::move(values);
+  V = std::move(vectors);
+  return true;
 }
 
 // --- one-sided Jacobi ---
@@ -385,28 +598,43 @@ template <class S> void invert_upper(Small<S> &R) {
 }
 
 template <class S> void eigh(const Small<S> &A, std::vector<double> &w, Small<S> &V) {
+  eigh_leading(A, A.rows, w, V);
+}
+
+template <class S>
+void eigh_leading(const Small<S> &A, index count, std::vector<double> &w, Small<S> &V) {
   const index n = A.rows;
+  count = std::min(count, n);
+  w.assign(static_cast<std::size_t>(count), 0.0);
   V = A;
-  w.assign(static_cast<std::size_t>(n), 0.0);
   const double largest = max_abs(A);
   if (n == 0)
     return;
   if (!(largest > 0)) {
-    V = Small<S>::identity(n);
+    V = Small<S>::identity(n).columns(0, count);
     return;
   }
   const double unit = power_of_two(largest);
   scale(V, 1.0 / unit);
   if (use_lapack(n)) {
+    w.resize(static_cast<std::size_t>(n));
     blas::heevd(n, V.data.data(), w.data());
+    sort_columns(w, V);
   } else {
-    std::vector<double> e;
-    tridiagonalise(V, w, e);
-    tridiagonal_ql(w, e, V);
+    const Tridiagonal<S> T(V);
+    if (2 * count > n || !leading_pairs(T, count, w, V)) {
+      T.form(V);
+      w = T.d;
+      std::vector<double> e = T.e;
+      tridiagonal_ql(w, e, V);
+      sort_columns(w, V);
+    }
   }
+  w.resize(static_cast<std::size_t>(count));
+  V.cols = count;
+  V.data.resize(static_cast<std::size_t>(n * count));
   for (double &value : w)
     value *= unit;
-  sort_columns(w, V);
 }
 
 template <class S> void svd(const Small<S> &A, Small<S> &U, std::vector<double> &s, Small<S> &W) {
@@ -454,6 +682,7 @@ template <class S> void svd(const Small<S> &A, Small<S> &U, std::vector<double> 
   template bool cholesky(Small<S> &, double);                                                      \
   template void invert_upper(Small<S> &);                                                          \
   template void eigh(const Small<S> &, std::vector<double> &, Small<S> &);                         \
+  template void eigh_leading(const Small<S> &, index, std::vector<double> &, Small<S> &);          \
   template void svd(const Small<S> &, Small<S> &, std::vector<double> &, Small<S> &);
 LOWLA_INSTANTIATE(double)
 LOWLA_INSTANTIATE(complex)

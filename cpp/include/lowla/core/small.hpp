@@ -5,6 +5,9 @@
 //   cholesky        G = R^H R
 //   eigh            Householder tridiagonalisation and implicit QL with Wilkinson shifts
 //                   (Golub, Van Loan, Matrix Computations, 4th ed., algorithms 8.3.1 and 8.3.3)
+//   eigh_leading    the same without accumulated rotations; vectors by twisted factorisations
+//                   (Dhillon, Parlett, SIAM J. Matrix Anal. Appl. 25, 2004), all of them
+//                   orthogonalised and checked, `eigh` where the check fails
 //   svd             Gram preconditioning, then one-sided Jacobi (Drmac, Veselic 2008): high
 //                   relative accuracy on column-scaled matrices
 #pragma once
@@ -68,6 +71,10 @@ template <class S> void invert_upper(Small<S> &R);
 
 /// Eigenvalues (descending) and eigenvectors (columns of V) of a Hermitian matrix.
 template <class S> void eigh(const Small<S> &A, std::vector<double> &w, Small<S> &V);
+/// The `count` largest eigenvalues (fewer than half of them at about half the cost of all) and
+/// their eigenvectors.
+template <class S>
+void eigh_leading(const Small<S> &A, index count, std::vector<double> &w, Small<S> &V);
 
 /// A (m x n, m >= n) = U diag(s) W^H, s descending, U (m x n). Columns of U whose singular value is
 /// zero are zero.
