@@ -86,11 +86,14 @@ py::tuple rsvd_stacked(const py::array &A, index k, index oversample, index n_it
     T *u = U.mutable_data(), *vh = Vh.mutable_data();
     R *s = S.mutable_data();
     without_gil([&] {
+      if (batch == 0)
+        return;
+      LowRankRequest own = request;
+      own.monitor = nullptr;
+      const auto start = LowRank<Host<T>>::shared_start(*Host<T>::dense(views[0]), own);
       const auto one = [&](index i) {
-        LowRankRequest own = request;
-        own.monitor = nullptr;
         const auto matrix = Host<T>::dense(views[i]);
-        const auto result = LowRank<Host<T>>(*matrix, own).svd();
+        const auto result = LowRank<Host<T>>(*matrix, own, &start).svd();
         const auto factor = phases<T>(result.left);
         Host<T>::store(result.left, factor, u + i * m * k, k, 1, false);
         Host<T>::store(result.right, factor, vh + i * k * n, 1, n, true);

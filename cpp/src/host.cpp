@@ -49,6 +49,13 @@ LOWLA_CLONES void widen(const float *x, double *y, index n) {
     y[i] = static_cast<double>(x[i]);
 }
 
+/// Z (rows x q, row stride ldz) += block (rows x q)
+LOWLA_CLONES void add_block(const float *block, index rows, index q, double *Z, index ldz) {
+  for (index i = 0; i < rows; ++i)
+    for (index j = 0; j < q; ++j)
+      Z[i * ldz + j] += static_cast<double>(block[i * q + j]);
+}
+
 /// acc[j] += sum over parts of part[j], in the order of the parts.
 template <class R> void add_parts(R *out, const R *parts, index n_parts, index stride, index n) {
   for (index p = 0; p < n_parts; ++p)
@@ -57,6 +64,9 @@ template <class R> void add_parts(R *out, const R *parts, index n_parts, index s
 }
 
 template <class T> constexpr int kPlanes = scalar_traits<T>::planes;
+
+/// Entries of a panel's row that may not be zero: a real row's padding need not be multiplied.
+template <class T> index used(const Panel<T> &P) { return is_complex_v<T> ? P.ld : P.cols; }
 
 /// out = -U(i .. i+rows-1, :) diag(s)
 template <class T>
@@ -574,22 +584,6 @@ private:
   mutable bool checked_ = false, duplicates_ = false;
 };
 
-// --- panels ---
-
-/// Rows [first, last) of a panel as numbers of type Sum: the memory itself, or widened into
-/// `buffer`.
-template <class Sum, class T>
-const Sum *rows_as(const Panel<T> &P, index first, index last, Sum *buffer) {
-  if constexpr (std::is_same_v<real_t<T>, Sum>) {
-    (void)last;
-    (void)buffer;
-    return P.row(first);
-  } else {
-    widen(P.row(first), buffer, (last - first) * P.ld);
-    return buffer;
-  }
-}
-
 } // namespace
 
 template <class T> std::unique_ptr<typename Host<T>::Matrix> Host<T>::dense(MatrixView<T> A) {
@@ -649,57 +643,77 @@ template <class T> typename Host<T>::Panel Host<T>::copy(const Panel &P) {
 
 namespace {
 
-/// The stacked P_i^H W, added up in the type Sum.
-template <class Sum, class T>
+/// The numbers x as type Product: the memory itself, or widened into the thread's scratch.
+template <class Product, class R> const Product *as(const R *x, index n, int slot) {
+  if constexpr (std::is_same_v<Product, R>) {
+    (void)n;
+    (void)slot;
+    return x;
+  } else {
+    Product *wide = scratch<Product>(n, slot);
+    widen(x, wide, n);
+    return wide;
+  }
+}
+
+/// Z (rows x q) += X^T W over `depth` rows, added up in R.
+template <class R>
+void add_products(const R *X, index ldx, index rows, const R *W, index ldw, index q, index depth,
+                  double *Z) {
+  if constexpr (std::is_same_v<R, double>) {
+    simd::dense<double>().multiply_transposed(X, ldx, depth, rows, W, ldw, q, Z, ldw);
+  } else {
+    R *block = scratch<R>(rows * q, 2);
+    std::fill(block, block + rows * q, R(0));
+    simd::dense<R>().multiply_transposed(X, ldx, depth, rows, W, ldw, q, block, q);
+    add_block(block, rows, q, Z, ldw);
+  }
+}
+
+/// The stacked P_i^H W: products of kRows rows in the precision Product, their sum in double.
+template <class Product, class T>
 Small<wide_t<T>> stacked_products(const std::vector<const Panel<T> *> &P, const Panel<T> &W) {
-  using R = real_t<T>;
   using Wide = wide_t<T>;
-  constexpr index kRows = 64;
+  constexpr index kRows = 96;
   const bool symmetric = P.size() == 1 && P[0] == &W;
-  index total = 0, total_cols = 0, widest = W.ld;
+  index total = 0, total_cols = 0;
   for (const Panel<T> *p : P) {
     total += p->ld;
     total_cols += p->cols;
-    widest = std::max(widest, p->ld);
   }
   // Tasks: row chunks by column panels of W, so that partial sums stay within their budget.
-  const index panel = 4 * simd::panel_unit<Sum>;
-  const index n_panels = (W.ld + panel - 1) / panel;
+  const index panel = 4 * simd::panel_unit<Product>;
+  const index columns = std::min(W.ld, round_up(used(W), simd::panel_unit<Product>));
+  const index n_panels = (columns + panel - 1) / panel;
   const index size = total * W.ld;
   const double flops = 2.0 * static_cast<double>(W.rows) * static_cast<double>(size);
   const index wanted =
-      std::max<index>(1, std::min<index>(32, kPartialBytes / (static_cast<index>(sizeof(Sum)) *
+      std::max<index>(1, std::min<index>(32, kPartialBytes / (static_cast<index>(sizeof(double)) *
                                                               std::max<index>(1, size))));
   const RowChunks chunks(W.rows, chunks_for(flops, wanted), kRows);
   const index groups = std::min<index>(n_panels, chunks.count >= 8 ? 1 : chunks_for(flops, 8));
-  Buffer<Sum> parts(chunks.count * size);
+  Buffer<double> parts(chunks.count * size);
   parallel_for(chunks.count * groups, [&](index task) {
     const index c = task / groups, g = task % groups;
-    const index q0 = std::min(W.ld, n_panels * g / groups * panel);
-    const index q1 = std::min(W.ld, n_panels * (g + 1) / groups * panel);
-    Sum *part = parts.get() + c * size;
+    const index q0 = std::min(columns, n_panels * g / groups * panel);
+    const index q1 = std::min(columns, n_panels * (g + 1) / groups * panel);
+    double *part = parts.get() + c * size;
     for (index row = 0; row < total; ++row)
-      std::fill(part + row * W.ld + q0, part + row * W.ld + q1, Sum(0));
-    Sum *left = nullptr, *right = nullptr;
-    if constexpr (!std::is_same_v<R, Sum>) {
-      left = scratch<Sum>(kRows * widest, 0);
-      right = scratch<Sum>(kRows * W.ld, 1);
-    }
+      std::fill(part + row * W.ld + q0, part + row * W.ld + q1, 0.0);
     for (index i = chunks.first(c); i < chunks.last(c); i += kRows) {
-      const index last = std::min(chunks.last(c), i + kRows);
-      const Sum *w = rows_as<Sum>(W, i, last, right);
-      index offset = 0;
+      const index depth = std::min(chunks.last(c) - i, kRows);
+      double *target = part;
+      const Product *w = as<Product>(W.row(i), depth * W.ld, 1);
       for (const Panel<T> *p : P) {
-        const Sum *x = p == &W ? w : rows_as<Sum>(*p, i, last, left);
-        if (symmetric && !is_complex_v<T>)
-          for (index q = q0; q < q1; q += panel) // upper triangle by panels
-            simd::dense<Sum>().multiply_transposed(x, p->ld, last - i, std::min(p->ld, q + panel),
-                                                   w + q, W.ld, std::min(panel, q1 - q), part + q,
-                                                   W.ld);
-        else
-          simd::dense<Sum>().multiply_transposed(x, p->ld, last - i, p->ld, w + q0, W.ld, q1 - q0,
-                                                 part + offset * W.ld + q0, W.ld);
-        offset += p->ld;
+        const Product *x = p == &W ? w : as<Product>(p->row(i), depth * p->ld, 0);
+        // The Gram matrix needs its upper triangle only, by panels.
+        const bool triangle = symmetric && !is_complex_v<T>;
+        for (index q = q0; q < q1; q += triangle ? panel : q1 - q0) {
+          const index width = triangle ? std::min(panel, q1 - q) : q1 - q0;
+          const index rows = triangle ? std::min(used(*p), q + panel) : used(*p);
+          add_products(x, p->ld, rows, w + q, W.ld, width, depth, target + q);
+        }
+        target += p->ld * W.ld;
       }
     }
   });
@@ -710,14 +724,12 @@ Small<wide_t<T>> stacked_products(const std::vector<const Panel<T> *> &P, const 
   for (const Panel<T> *p : P) {
     for (index i = 0; i < p->cols; ++i)
       for (index j = 0; j < W.cols; ++j) {
-        const Sum *upper = parts.get() + (offset + i) * W.ld;
+        const double *upper = parts.get() + (offset + i) * W.ld;
         if constexpr (is_complex_v<T>) {
-          const Sum *lower = upper + p->width * W.ld;
-          H(out + i, j) = Wide(static_cast<double>(upper[j] + lower[W.width + j]),
-                               static_cast<double>(upper[W.width + j] - lower[j]));
+          const double *lower = upper + p->width * W.ld;
+          H(out + i, j) = Wide(upper[j] + lower[W.width + j], upper[W.width + j] - lower[j]);
         } else {
-          H(out + i, j) =
-              static_cast<double>(symmetric && i > j ? parts.get()[j * W.ld + i] : upper[j]);
+          H(out + i, j) = symmetric && i > j ? parts.get()[j * W.ld + i] : upper[j];
         }
       }
     offset += p->ld;
@@ -759,7 +771,7 @@ void accumulate_products(Panel<T> &W, const std::vector<const Panel<T> *> &P,
     for (index i = chunks.first(c); i < chunks.last(c); i += simd::kRowBlock) {
       const index rows = std::min(simd::kRowBlock, chunks.last(c) - i);
       for (std::size_t b = 0; b < P.size(); ++b)
-        simd::dense<R>().multiply(P[b]->row(i), P[b]->ld, rows, P[b]->ld, factors[b].get(), W.ld,
+        simd::dense<R>().multiply(P[b]->row(i), P[b]->ld, rows, used(*P[b]), factors[b].get(), W.ld,
                                   W.ld, W.row(i), W.ld, add || b > 0);
     }
   });
@@ -786,8 +798,8 @@ template <class T> void Host<T>::multiply_right(Panel &Y, const Small<Wide> &M) 
     R *product = scratch<R>(simd::kRowBlock * Y.ld, 1);
     for (index i = chunks.first(c); i < chunks.last(c); i += simd::kRowBlock) {
       const index rows = std::min(simd::kRowBlock, chunks.last(c) - i);
-      simd::dense<R>().multiply(Y.row(i), Y.ld, rows, Y.ld, factor.get(), Y.ld, Y.ld, product, Y.ld,
-                                false);
+      simd::dense<R>().multiply(Y.row(i), Y.ld, rows, used(Y), factor.get(), Y.ld, Y.ld, product,
+                                Y.ld, false);
       std::copy(product, product + rows * Y.ld, Y.row(i));
     }
   });

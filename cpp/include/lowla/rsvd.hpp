@@ -76,8 +76,17 @@ public:
   using Matrix = typename Device::Matrix;
   using Result = LowRankResult<Device>;
 
-  LowRank(Matrix &A, const LowRankRequest &request)
-      : given_(A), request_(request), orth_(request.key) {}
+  /// `start`: the first block, where several matrices share it (`shared_start`).
+  LowRank(Matrix &A, const LowRankRequest &request, const Panel *start = nullptr)
+      : given_(A), request_(request), orth_(request.key), start_(start) {}
+
+  /// The first block of a Krylov run on A: the same for all matrices of its shape and layout.
+  static Panel shared_start(Matrix &A, const LowRankRequest &request) {
+    LowRank run(A, request);
+    run.orient();
+    const index small = std::min(A.m, A.n);
+    return run.start_block(std::min(make_plan(request, small).block, small));
+  }
 
   Result svd() {
     const workspace::Scope scope;
@@ -282,6 +291,8 @@ private:
   }
 
   Panel start_block(index columns) {
+    if (start_ != nullptr && start_->rows == A_->n && start_->cols == columns)
+      return Device::copy(*start_);
     Panel X(A_->n, columns);
     if (request_.start == StartBlock::kSjlt)
       Device::fill_sjlt(X, request_.key, std::min<index>(8, columns));
@@ -369,7 +380,8 @@ private:
     Small<Wide> E;
     {
       const SmallWork timed(small_seconds_);
-      small::eigh(basis.T, lambda, E);
+      const bool rank_is_given = request_.tol == 0;
+      small::eigh_leading(basis.T, rank_is_given ? request_.k + 1 : basis.dimension, lambda, E);
     }
     Result result;
     if (request_.tol > 0 && request_.tol < kTolFloor) {
@@ -441,8 +453,8 @@ private:
       Small<Wide> column;
       {
         const SmallWork timed(small_seconds_);
-        column =
-            keep_products ? Device::inner(basis.y, *basis.y.back()) : Device::inner(basis.p, W);
+        column = keep_products ? Device::coefficients(basis.y, *basis.y.back())
+                               : Device::coefficients(basis.p, W);
         basis.extend_products(column);
       }
       if (!std::isfinite(basis.captured))
@@ -519,7 +531,7 @@ private:
   /// B = A V with nearly orthogonal columns, V = P E: the SVD of B by its scaled Cholesky factor.
   bool finish_nearly_orthogonal(const Basis &basis, Panel B, const Small<Wide> &E, Result &result) {
     const index k = E.cols;
-    Small<Wide> G = Device::gram(B);
+    Small<Wide> G = Device::coefficients({&B}, B);
     std::vector<double> norms(static_cast<std::size_t>(k));
     for (index j = 0; j < k; ++j) {
       norms[j] = std::sqrt(real_of(G(j, j)));
@@ -981,6 +993,7 @@ private:
   Matrix *A_ = nullptr;
   LowRankRequest request_;
   Orthonormaliser<Device> orth_;
+  const Panel *start_;
   bool swapped_ = false, rescaled_ = false;
   double scale_ = 1.0;
   double norm2_ = 0.0;

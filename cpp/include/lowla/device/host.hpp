@@ -12,7 +12,8 @@
 //     rescale(s)                    from now on the matrix stands for s A
 //   fill_normal, fill_sjlt, set_identity         start blocks, addressed by (key, stream, row, col)
 //   inner(P, W)                   the stacked P_i^H W in double precision
-//   coefficients(P, W)            the same in working precision: for projections, done twice
+//   coefficients(P, W)            the same, short sums in working precision: for projections, which
+//                                 are done twice, and products that hold rounding already
 //   subtract(W, P, H)             W -= sum_i P_i H_i
 //   combine(P, E)                 sum_i P_i E_i
 //   multiply_right(Y, M)          Y <- Y M in place, M square
