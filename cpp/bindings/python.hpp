@@ -5,6 +5,8 @@
 #include "lowla/core/error.hpp"
 #include "lowla/device/host.hpp"
 
+#include "operator.hpp"
+
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -97,107 +99,39 @@ template <class T, class I> CsrView<T, I> csr_of(const py::tuple &A) {
   return view;
 }
 
-/// A linear operator of Python: an object with shape, dtype, matmat and rmatmat.
-template <class T> class PythonOperator final : public Host<T>::Matrix {
-public:
-  using R = real_t<T>;
+/// Panels of the host as NumPy arrays (see operator.hpp).
+template <class T> struct HostExchange {
   using Panel = lowla::Panel<T>;
-  using Matrix = typename Host<T>::Matrix;
 
-  PythonOperator(py::handle object, index m, index n, bool adjoint = false, R scale = R(1))
-      : object_(object), adjoint_(adjoint), scale_(scale) {
-    this->m = adjoint ? n : m;
-    this->n = adjoint ? m : n;
-  }
-  void multiply(const Panel &X, Panel &Y, double *norm2) override {
-    apply(adjoint_ ? "rmatmat" : "matmat", X, Y);
-    if (norm2 != nullptr) // E ||A X||^2 = b/n ||A||^2 for a random orthonormal X
-      *norm2 = squares(Y) * static_cast<double>(this->n) / static_cast<double>(X.cols);
-  }
-  void multiply_adjoint(const Panel &Y, Panel &Z) override {
-    apply(adjoint_ ? "matmat" : "rmatmat", Y, Z);
-  }
-  void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2) override {
-    Panel own;
-    if (Y == nullptr) {
-      own = Panel(this->m, X.cols);
-      Y = &own;
-    }
-    multiply(X, *Y, norm2);
-    multiply_adjoint(*Y, Z);
-  }
-  /// The operator has no entries to look at: the largest entry of a product stands for them.
-  double scan(bool &finite) override {
-    Panel X(this->n, 1), Y(this->m, 1);
-    Host<T>::fill_normal(X, 0, philox::kStreamProbe);
-    multiply(X, Y, nullptr);
-    double largest = 0;
-    finite = true;
-    for (index i = 0; i < Y.rows; ++i)
-      for (index j = 0; j < Y.ld; ++j) {
-        const double a = std::abs(static_cast<double>(Y.row(i)[j]));
-        finite = finite && std::isfinite(a);
-        largest = std::max(largest, std::isfinite(a) ? a : 0.0);
-      }
-    return largest;
-  }
-  void rescale(R factor) override { scale_ = factor; }
-  std::unique_ptr<Matrix> adjoint() const override {
-    return std::make_unique<PythonOperator>(object_, adjoint_ ? this->n : this->m,
-                                            adjoint_ ? this->m : this->n, !adjoint_, scale_);
-  }
-  /// ||R||_F^2 of R = A - U S V^H: its part inside span(V) is rounding; outside it, the mean over
-  /// Gaussian probes.
-  double residual_norm2(const Panel &U, const std::vector<double> &s, const Panel &V) override {
-    constexpr index kProbes = 64;
-    const index probes = std::min(kProbes, this->n);
-    Panel X(this->n, probes), Y(this->m, probes);
-    if (probes == this->n)
-      Host<T>::set_identity(X);
-    else
-      Host<T>::fill_normal(X, 0, philox::kStreamProbe);
-    multiply(X, Y, nullptr);
-    Small<wide_t<T>> H = Host<T>::inner({&V}, X);
-    for (index j = 0; j < H.cols; ++j)
-      for (index i = 0; i < H.rows; ++i)
-        H(i, j) *= s[i];
-    Host<T>::subtract(Y, {&U}, H);
-    return squares(Y) / (probes == this->n ? 1.0 : static_cast<double>(probes));
-  }
-  bool has_entries() const override { return false; }
-
-private:
   static double squares(const Panel &Y) {
-    return simd::dense<R>().sum_squares(Y.row(0), Y.rows * Y.ld);
+    return simd::dense<real_t<T>>().sum_squares(Y.row(0), Y.rows * Y.ld);
   }
-
-  void apply(const char *method, const Panel &X, Panel &Y) {
-    const typename Matrix::Read read(*this);
-    py::gil_scoped_acquire acquire;
-    try {
-      py::array_t<T> x({X.rows, X.cols});
-      Host<T>::store(X, std::vector<wide_t<T>>(static_cast<std::size_t>(X.cols), wide_t<T>(scale_)),
-                     x.mutable_data(), X.cols, 1, false);
-      auto product = object_.attr(method)(x);
-      auto y = py::array_t<T, py::array::c_style | py::array::forcecast>::ensure(product);
-      if (!y)
-        throw py::error_already_set();
-      if (y.ndim() != 2 || y.shape(0) != Y.rows || y.shape(1) != Y.cols)
-        throw py::value_error(std::string("A.") + method + " returned an array of the wrong shape");
-      Host<T>::load(Y, view_of<T>(y));
-    } catch (py::error_already_set &error) {
-      error.restore();
-      throw Cancelled();
-    } catch (py::value_error &error) {
-      PyErr_SetString(PyExc_ValueError, error.what());
-      throw Cancelled();
+  static double largest(const Panel &Y) {
+    double found = 0;
+    for (index i = 0; i < Y.rows * Y.ld; ++i) {
+      const double a = std::abs(static_cast<double>(Y.row(0)[i]));
+      if (!std::isfinite(a))
+        return a;
+      found = std::max(found, a);
     }
+    return found;
   }
-
-  py::handle object_; // kept alive by the caller's argument
-  bool adjoint_;
-  R scale_;
+  static void multiply(py::handle object, const char *method, real_t<T> factor, const Panel &X,
+                       Panel &Y) {
+    py::array_t<T> x({X.rows, X.cols});
+    Host<T>::store(X, std::vector<wide_t<T>>(static_cast<std::size_t>(X.cols), wide_t<T>(factor)),
+                   x.mutable_data(), X.cols, 1, false);
+    const py::object product = object.attr(method)(x);
+    const auto y = py::array_t<T, py::array::c_style | py::array::forcecast>::ensure(product);
+    if (!y)
+      throw py::error_already_set();
+    if (y.ndim() != 2 || y.shape(0) != Y.rows || y.shape(1) != Y.cols)
+      throw py::value_error(std::string("A.") + method + " returned an array of the wrong shape");
+    Host<T>::load(Y, view_of<T>(y));
+  }
 };
+
+template <class T> using PythonOperator = OperatorMatrix<Host<T>, HostExchange<T>>;
 
 /// f(T{}, matrix) for any A that a backend accepts.
 template <class F> auto with_matrix(const py::object &A, F &&f) {

@@ -1,6 +1,7 @@
 // From Python objects to device views and matrices, and results back.
 #pragma once
 
+#include "operator.hpp"
 #include "session.hpp"
 
 #include "lowla/rsvd.hpp"
@@ -81,97 +82,25 @@ template <class F> auto with_index(const CsrParts &A, F &&f) {
   return A.indices.dtype.itemsize() == 8 ? f(std::int64_t{}) : f(std::int32_t{});
 }
 
-/// A linear operator of Python on device arrays: shape, dtype, matmat and rmatmat.
-template <class T> class OperatorMatrix final : public Device<T>::Matrix {
-public:
-  using R = real_t<T>;
-  using Wide = wide_t<T>;
+/// Panels of the device as its library's arrays (see operator.hpp).
+template <class T> struct DeviceExchange {
   using Panel = typename Device<T>::Panel;
-  using Matrix = typename Device<T>::Matrix;
 
-  OperatorMatrix(py::handle object, index m, index n, bool adjoint = false, R scale = R(1))
-      : object_(object), adjoint_(adjoint), scale_(scale) {
-    this->m = adjoint ? n : m;
-    this->n = adjoint ? m : n;
+  static double squares(const Panel &Y) { return Device<T>::squares(Y); }
+  static double largest(const Panel &Y) { return Device<T>::largest(Y); }
+  static void multiply(py::handle object, const char *method, real_t<T> factor, const Panel &X,
+                       Panel &Y) {
+    const Output<T> x({X.rows, X.cols});
+    Device<T>::store(X, std::vector<wide_t<T>>(static_cast<std::size_t>(X.cols), wide_t<T>(factor)),
+                     x.data, X.cols, 1, false);
+    const py::object product = object.attr(method)(x.array);
+    if (!is_array(product))
+      throw py::type_error(std::string("A.") + method + " returned no array of " + kArrayLibrary);
+    const ArrayInfo y(product);
+    if (y.shape != std::vector<index>{Y.rows, Y.cols})
+      throw py::value_error(std::string("A.") + method + " returned an array of the wrong shape");
+    Device<T>::load(Y, matrix_view_of<T>(y));
   }
-  void multiply(const Panel &X, Panel &Y, double *norm2) override {
-    apply(adjoint_ ? "rmatmat" : "matmat", X, Y);
-    if (norm2 != nullptr) // E ||A X||^2 = b/n ||A||^2 for a random orthonormal X
-      *norm2 = Device<T>::squares(Y) * static_cast<double>(this->n) / static_cast<double>(X.cols);
-  }
-  void multiply_adjoint(const Panel &Y, Panel &Z) override {
-    apply(adjoint_ ? "matmat" : "rmatmat", Y, Z);
-  }
-  void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2) override {
-    Panel own;
-    if (Y == nullptr) {
-      own = Panel(this->m, X.cols);
-      Y = &own;
-    }
-    multiply(X, *Y, norm2);
-    multiply_adjoint(*Y, Z);
-  }
-  /// The operator has no entries to look at: the largest entry of a product stands for them.
-  double scan(bool &finite) override {
-    Panel X(this->n, 1), Y(this->m, 1);
-    Device<T>::fill_normal(X, 0, philox::kStreamProbe);
-    multiply(X, Y, nullptr);
-    const double largest = Device<T>::largest(Y);
-    finite = std::isfinite(largest);
-    return largest;
-  }
-  void rescale(R factor) override { scale_ = factor; }
-  std::unique_ptr<Matrix> adjoint() const override {
-    return std::make_unique<OperatorMatrix>(object_, adjoint_ ? this->n : this->m,
-                                            adjoint_ ? this->m : this->n, !adjoint_, scale_);
-  }
-  /// ||R||_F^2 of R = A - U S V^H: its part inside span(V) is rounding; outside it, the mean over
-  /// Gaussian probes.
-  double residual_norm2(const Panel &U, const std::vector<double> &s, const Panel &V) override {
-    constexpr index kProbes = 64;
-    const index probes = std::min(kProbes, this->n);
-    Panel X(this->n, probes), Y(this->m, probes);
-    if (probes == this->n)
-      Device<T>::set_identity(X);
-    else
-      Device<T>::fill_normal(X, 0, philox::kStreamProbe);
-    multiply(X, Y, nullptr);
-    Small<Wide> H = Device<T>::inner({&V}, X);
-    for (index j = 0; j < H.cols; ++j)
-      for (index i = 0; i < H.rows; ++i)
-        H(i, j) *= s[static_cast<std::size_t>(i)];
-    Device<T>::subtract(Y, {&U}, H);
-    return Device<T>::squares(Y) / (probes == this->n ? 1.0 : static_cast<double>(probes));
-  }
-  bool has_entries() const override { return false; }
-
-private:
-  void apply(const char *method, const Panel &X, Panel &Y) {
-    ++this->reads;
-    py::gil_scoped_acquire acquire;
-    try {
-      const Output<T> x({X.rows, X.cols});
-      Device<T>::store(X, std::vector<Wide>(static_cast<std::size_t>(X.cols), Wide(scale_)), x.data,
-                       X.cols, 1, false);
-      const py::object product = object_.attr(method)(x.array);
-      if (!is_array(product))
-        throw py::type_error(std::string("A.") + method + " returned no array of " + kArrayLibrary);
-      const ArrayInfo y(product);
-      if (y.shape != std::vector<index>{Y.rows, Y.cols})
-        throw py::value_error(std::string("A.") + method + " returned an array of the wrong shape");
-      Device<T>::load(Y, matrix_view_of<T>(y));
-    } catch (py::error_already_set &error) {
-      error.restore();
-      throw Cancelled();
-    } catch (py::builtin_exception &error) {
-      error.set_error();
-      throw Cancelled();
-    }
-  }
-
-  py::handle object_; // kept alive by the caller's argument
-  bool adjoint_;
-  R scale_;
 };
 
 /// f(T{}, matrix) for any A that a backend accepts.
@@ -200,7 +129,7 @@ template <class F> auto with_matrix(const py::object &A, F &&f) {
   const auto m = py::cast<index>(shape[0]), n = py::cast<index>(shape[1]);
   return with_scalar(py::dtype::from_args(A.attr("dtype")), [&](auto zero) {
     using T = decltype(zero);
-    OperatorMatrix<T> matrix(A, m, n);
+    OperatorMatrix<Device<T>, DeviceExchange<T>> matrix(A, m, n);
     return f(zero, matrix);
   });
 }

@@ -4,7 +4,7 @@
 // on the host in double precision. The primitives:
 //
 //   Panel                         n x b block of vectors
-//   Matrix<T>                     A, seen only through products (dense, CSR, operator):
+//   Matrix                        A, seen only through products (dense, CSR, operator):
 //     multiply(X, Y, norm2)         Y = A X           one read of A
 //     multiply_adjoint(Y, Z)        Z = A^H Y         one read of A
 //     normal(X, Y, Z, norm2)        Y = A X, Z = A^H Y   one read of A for both where it is stored
@@ -28,8 +28,8 @@
 #include "lowla/core/philox.hpp"
 #include "lowla/core/threads.hpp"
 #include "lowla/core/view.hpp"
+#include "lowla/device/matrix.hpp"
 
-#include <chrono>
 #include <memory>
 #include <vector>
 
@@ -42,47 +42,7 @@ template <class T> struct Host {
   using Panel = lowla::Panel<T>;
   using Panels = std::vector<const Panel *>;
 
-  /// A as algorithms see it. `m` x `n`.
-  class Matrix {
-  public:
-    index m = 0, n = 0;
-    index reads = 0;    ///< passes over A so far
-    double seconds = 0; ///< spent in them
-    virtual ~Matrix() = default;
-    /// norm2, where given, receives ||A||_F^2 (or NaN where products alone cannot tell it).
-    virtual void multiply(const Panel &X, Panel &Y, double *norm2 = nullptr) = 0;
-    virtual void multiply_adjoint(const Panel &Y, Panel &Z) = 0;
-    /// Y may be null where it is not wanted.
-    virtual void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2 = nullptr) = 0;
-    virtual double scan(bool &finite) = 0;
-    virtual void rescale(R factor) = 0;
-    virtual std::unique_ptr<Matrix> adjoint() const = 0;
-    /// ||A - U diag(s) V^H||_F^2
-    virtual double residual_norm2(const Panel &U, const std::vector<double> &s, const Panel &V) = 0;
-    /// Whether iterating with vectors of length n (rather than m) is the better side.
-    virtual bool iterate_on_columns() const { return n <= m; }
-    /// Whether keeping the m x d products costs more than reading A once more.
-    virtual bool cheap_to_read() const { return false; }
-    /// Whether ||A||_F is known from the entries.
-    virtual bool has_entries() const { return true; }
-
-  protected:
-    /// Counts and times one pass over A, for as long as it lives.
-    class Read {
-    public:
-      explicit Read(Matrix &A) : A_(A), start_(std::chrono::steady_clock::now()) { ++A.reads; }
-      ~Read() {
-        A_.seconds +=
-            std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-      }
-      Read(const Read &) = delete;
-      Read &operator=(const Read &) = delete;
-
-    private:
-      Matrix &A_;
-      std::chrono::steady_clock::time_point start_;
-    };
-  };
+  using Matrix = lowla::Matrix<Panel, R>;
 
   static std::unique_ptr<Matrix> dense(MatrixView<T> A);
   template <class I> static std::unique_ptr<Matrix> csr(CsrView<T, I> A);

@@ -14,6 +14,7 @@
 #include "lowla/core/scalar.hpp"
 #include "lowla/core/small.hpp"
 #include "lowla/core/view.hpp"
+#include "lowla/device/matrix.hpp"
 #include "lowla/device/runtime.hpp"
 #include "lowla/sketch.hpp"
 
@@ -42,23 +43,7 @@ template <class T, class Runtime> struct Cuda {
   };
   using Panels = std::vector<const Panel *>;
 
-  /// As Host<T>::Matrix.
-  class Matrix {
-  public:
-    index m = 0, n = 0;
-    index reads = 0;
-    virtual ~Matrix() = default;
-    virtual void multiply(const Panel &X, Panel &Y, double *norm2 = nullptr) = 0;
-    virtual void multiply_adjoint(const Panel &Y, Panel &Z) = 0;
-    virtual void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2 = nullptr) = 0;
-    virtual double scan(bool &finite) = 0;
-    virtual void rescale(R factor) = 0;
-    virtual std::unique_ptr<Matrix> adjoint() const = 0;
-    virtual double residual_norm2(const Panel &U, const std::vector<double> &s, const Panel &V) = 0;
-    virtual bool iterate_on_columns() const { return n <= m; }
-    virtual bool cheap_to_read() const { return false; }
-    virtual bool has_entries() const { return true; }
-  };
+  using Matrix = lowla::Matrix<Panel, R>;
 
   /// The views point to device memory.
   static std::unique_ptr<Matrix> dense(MatrixView<T> A);

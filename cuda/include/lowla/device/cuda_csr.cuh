@@ -62,13 +62,13 @@ public:
                   R(1)) {}
 
   void multiply(const Panel &X, Panel &Y, double *norm2) override {
-    ++this->reads;
+    const typename Matrix::Read read(*this);
     product(adjoint_, X, Y);
     if (norm2 != nullptr)
       *norm2 = squares();
   }
   void multiply_adjoint(const Panel &Y, Panel &Z) override {
-    ++this->reads;
+    const typename Matrix::Read read(*this);
     product(!adjoint_, Y, Z);
   }
   void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2) override {
@@ -92,7 +92,7 @@ public:
     return std::unique_ptr<Matrix>(new CsrMatrix(A_, nnz_, transposed_, !adjoint_, scale_));
   }
   double residual_norm2(const Panel &U, const std::vector<double> &s, const Panel &V) override {
-    ++this->reads;
+    const typename Matrix::Read read(*this);
     return adjoint_ ? residual(V, s, U) : residual(U, s, V);
   }
   bool cheap_to_read() const override { return true; }

@@ -34,7 +34,7 @@ public:
   }
 
   void multiply(const Panel &X, Panel &Y, double *norm2) override {
-    ++this->reads;
+    const typename Matrix::Read read(*this);
     const Conjugated x(X, mirrored());
     const auto squares = norm2 != nullptr ? std::make_unique<Reduction<Runtime>>() : nullptr;
     for_blocks(norm2 != nullptr ? block_rows() : A_.m, [&](index i, const Block<T> &block) {
@@ -47,7 +47,7 @@ public:
   }
 
   void multiply_adjoint(const Panel &Y, Panel &Z) override {
-    ++this->reads;
+    const typename Matrix::Read read(*this);
     const Conjugated y(Y, mirrored());
     for_blocks(A_.m, [&](index i, const Block<T> &block) {
       add_adjoint_block(block, y.panel.row(i), Y.ld, i == 0, Z);
@@ -57,7 +57,7 @@ public:
 
   /// Block by block, so that each block crosses from main memory once.
   void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2) override {
-    ++this->reads;
+    const typename Matrix::Read read(*this);
     const Conjugated x(X, mirrored());
     const auto squares = norm2 != nullptr ? std::make_unique<Reduction<Runtime>>() : nullptr;
     Panel own;
@@ -91,7 +91,7 @@ public:
   }
 
   double residual_norm2(const Panel &U, const std::vector<double> &s, const Panel &V) override {
-    ++this->reads;
+    const typename Matrix::Read read(*this);
     const Panel scaled = times_diagonal(U, s);
     const index rows = scratch_rows(A_.m, A_.n * static_cast<index>(sizeof(T)));
     DeviceArray<Runtime, T> rest(rows * A_.n);
