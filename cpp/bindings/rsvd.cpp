@@ -1,6 +1,8 @@
 // Bindings of the low-rank family.
 #include "request.hpp"
 
+#include <atomic>
+
 #include "lowla/core/threads.hpp"
 
 #include <algorithm>
@@ -105,13 +107,19 @@ py::tuple rsvd_stacked(const py::array &A, index k, index oversample, index n_it
       const bool apart = LowRank<Host<T>>::planned_basis(m, n, request) <= small::kLapackOrder &&
                          batch >= 2 * threads::get_num_threads();
       if (apart && !request.monitor) {
-        // A few matrices a task, so that one finds the memory of the one before.
-        const index group =
-            std::max<index>(1, std::min<index>(8, batch / (4 * threads::get_num_threads())));
-        threads::parallel_for((batch + group - 1) / group, [&](index task) {
+        // Each thread takes the next matrix, and finds the memory of its last one.
+        std::atomic<index> next{0};
+        threads::parallel_for(threads::get_num_threads(), [&](index) {
           const workspace::Scope scope;
-          for (index i = group * task; i < std::min(batch, group * (task + 1)); ++i)
-            one(i);
+          try {
+            for (index i = next++; i < batch; i = next++) {
+              CancelScope::poll();
+              one(i);
+            }
+          } catch (...) {
+            next = batch; // the others stop too
+            throw;
+          }
         });
       } else {
         for (index i = 0; i < batch; ++i) {

@@ -468,8 +468,8 @@ private:
           (enough_for_tol(basis, previous_rank) ||
            (request_.k > 0 && iteration > plan.reads && basis.dimension >= 2 * request_.k)))
         return false;
-      const bool reuse = !keep_products && room >= W.cols; // then `column` is P^H W
-      if (room < W.cols)                                   // the last block fills the space
+      const bool reuse = room >= W.cols; // `column` is P^H W: Y^H A X = P^H A^H A X
+      if (room < W.cols)                 // the last block fills the space
         W = leading_columns(W, room);
       const SmallWork timed(small_seconds_);
       orth_.orthonormalise_against(W, basis.p, reuse ? &column : nullptr);
