@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.session import Session
 
-FAMILIES = ("rsvd",)
+FAMILIES = ("rsvd", "sketch")
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import lowla
 
 A = np.random.default_rng(0).standard_normal((60, 40))
 H = A.T @ A
+SKETCHES = "'gaussian', 'rademacher', 'srht', 'countsketch', 'sjlt', 'sparse', 'uniform'"
 STACK = np.broadcast_to(A, (3, 60, 40))
 
 
@@ -127,8 +128,8 @@ VALUE = [
     ),
     # sketch and sketch_operator
     (
-        lambda: lowla.sketch_operator("srht", 3, 40),
-        "kind must be one of 'gaussian', 'sjlt', got 'srht'",
+        lambda: lowla.sketch_operator("dct", 3, 40),
+        f"kind must be one of {SKETCHES}, got 'dct'",
     ),
     (lambda: lowla.sketch_operator("sjlt", 0, 40), "d must be at least 1, got 0"),
     (lambda: lowla.sketch_operator("sjlt", 3, 0), "n must be at least 1, got 0"),
@@ -138,11 +139,23 @@ VALUE = [
     ),
     (
         lambda: lowla.sketch_operator("sjlt", 3, 40, density=0.1),
-        "density is not an option of kind 'sjlt', got 0.1",
+        "density is an option of kind 'sparse', not of 'sjlt', got 0.1",
     ),
     (
-        lambda: lowla.sketch(A, 3, kind="uniform"),
-        "kind must be one of 'gaussian', 'sjlt', got 'uniform'",
+        lambda: lowla.sketch_operator("sparse", 3, 40, density=0.0),
+        "density must be in (0, 1], got 0",
+    ),
+    (
+        lambda: lowla.sketch_operator("sparse", 3, 40, density=1.5),
+        "density must be in (0, 1], got 1.5",
+    ),
+    (
+        lambda: lowla.sketch_operator("sparse", 3, 40, density=np.nan),
+        "density must be in (0, 1], got nan",
+    ),
+    (
+        lambda: lowla.sketch(A, 3, kind="dense"),
+        f"kind must be one of {SKETCHES}, got 'dense'",
     ),
     (lambda: lowla.sketch(A, 0), "d must be at least 1, got 0"),
     (lambda: lowla.sketch(A, 3, axis=2), "axis must be 0 or 1, got 2"),
@@ -154,6 +167,14 @@ VALUE = [
     (
         lambda: lowla.sketch_operator("gaussian", 3, 40).tosparse(),
         "a sketch of kind 'gaussian' is dense: use toarray()",
+    ),
+    (
+        lambda: lowla.sketch_operator("srht", 3, 40).tosparse(),
+        "a sketch of kind 'srht' is dense: use toarray()",
+    ),
+    (
+        lambda: lowla.sketch_operator("srht", 3, 40).T @ A,
+        "the right factor must have 3 rows, got shape (60, 40)",
     ),
 ]
 
@@ -196,6 +217,10 @@ TYPE = [
         "A must be an array or a sparse matrix, got a linear operator",
     ),
     (lambda: lowla.sketch(A, 3.0), "d must be an int, got float"),
+    (
+        lambda: lowla.sketch_operator("sparse", 3, 40, density="0.1"),
+        "density must be a float, got str",
+    ),
     (
         lambda: lowla.sketch_operator("sjlt", 3, 40, dtype=np.complex128),
         "dtype must be float32 or float64, got complex128",

@@ -181,34 +181,54 @@ def test_emulated_draws_are_those_of_the_host(emulated, host, shape):
     )
 
 
+SPARSE_KINDS = ("countsketch", "sjlt", "sparse", "uniform")
+KINDS = ("gaussian", "rademacher", "srht", *SPARSE_KINDS)
+DENSITY = 0.1
+
+
 @pytest.mark.parametrize(("d", "n", "nnz"), [(20, 50, 8), (5, 3, 1), (7, 9, 7), (33, 1, 6)])
-def test_emulated_sparse_operator_is_that_of_the_host(emulated, host, d, n, nnz):
-    for ours, theirs in zip(
-        emulated.sjlt_pattern(KEY, d, n, nnz), host.sjlt_pattern(KEY, d, n, nnz), strict=True
-    ):
-        assert ours.dtype == theirs.dtype
-        np.testing.assert_array_equal(ours, theirs)
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_emulated_operator_is_that_of_the_host(emulated, host, kind, d, n, nnz):
+    if kind in SPARSE_KINDS:
+        for density in (1.0, DENSITY, 0.001):
+            arguments = (kind, KEY, d, n, nnz, density)
+            for ours, theirs in zip(
+                emulated.sketch_pattern(*arguments), host.sketch_pattern(*arguments), strict=True
+            ):
+                assert ours.dtype == theirs.dtype
+                np.testing.assert_array_equal(ours, theirs)
+    else:
+        for dtype in ("float32", "float64"):
+            np.testing.assert_array_equal(
+                emulated.sketch_entries(kind, KEY, d, n, dtype),
+                host.sketch_entries(kind, KEY, d, n, dtype),
+            )
 
 
 def operator(backend, kind, d, n, nnz):
-    if kind == "gaussian":
-        return backend.random_normal(KEY, 0, d, n, "float64") / np.sqrt(d)
-    rows, signs = backend.sjlt_pattern(KEY, d, n, nnz)
-    S = np.zeros((d, n))
-    S[rows, np.arange(n)] = signs / np.sqrt(nnz)
-    return S
+    if kind not in SPARSE_KINDS:
+        return backend.sketch_entries(kind, KEY, d, n, "float64")
+    indptr, rows, signs = backend.sketch_pattern(kind, KEY, d, n, nnz, DENSITY)
+    squared = {"countsketch": 1, "sjlt": 1 / nnz, "sparse": 1 / (DENSITY * d), "uniform": n / d}
+    S = scipy.sparse.csc_array((signs * np.sqrt(squared[kind]), rows, indptr), shape=(d, n))
+    return S.toarray()
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "sjlt"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_emulated_sketch_is_the_operator_applied(emulated, kind, dtype, layout):
-    d, n, c, nnz = 30, 75, 11, 6
+    for d, n in ((30, 75), (20, 6)):  # fewer and more rows than the Hadamard matrix has
+        check_products(emulated, kind, dtype, layout, d, n)
+
+
+def check_products(emulated, kind, dtype, layout, d, n):
+    c, nnz = 11, 6
     S = operator(emulated, kind, d, n, nnz)
     A = LAYOUTS[layout](gauss((n, c), dtype))
     Y = LAYOUTS[layout](gauss((d, c), dtype))
-    SA = emulated.sketch_apply(kind, KEY, d, n, nnz, A, False)
-    StY = emulated.sketch_apply(kind, KEY, d, n, nnz, Y, True)
+    SA = emulated.sketch_apply(kind, KEY, d, n, nnz, DENSITY, A, False)
+    StY = emulated.sketch_apply(kind, KEY, d, n, nnz, DENSITY, Y, True)
     assert SA.dtype == StY.dtype == A.dtype
     size = np.linalg.norm(S)
     assert np.linalg.norm(SA - S @ A) <= tol(dtype, 1) * size * np.linalg.norm(A)
@@ -227,14 +247,14 @@ def random_csr(m, n, stored, dtype, index, seed=0):
     return (indptr, indices, data, (m, n)), D
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "sjlt"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("index", ["int32", "int64"])
 def test_emulated_sketch_of_csr_is_the_operator_applied(emulated, kind, dtype, index):
     d, n, c, nnz = 30, 75, 11, 6
     A, D = random_csr(n, c, 300, dtype, index)
     S = operator(emulated, kind, d, n, nnz)
-    SA = emulated.sketch_apply(kind, KEY, d, n, nnz, A, False)
+    SA = emulated.sketch_apply(kind, KEY, d, n, nnz, DENSITY, A, False)
     assert SA.dtype == np.dtype(dtype)
     assert np.linalg.norm(SA - S @ D) <= tol(dtype, 1) * np.linalg.norm(S) * np.linalg.norm(D)
 

@@ -352,9 +352,23 @@ def test_wrong_arrays_are_refused():
     with pytest.raises(ValueError, match="unknown method"):
         _native.rsvd(np.eye(3), 1, 0.0, 10, -1, "none", "auto", 0, True, None)
     with pytest.raises(ValueError, match="must have 4 rows"):
-        _native.sketch_apply("sjlt", 0, 2, 4, 1, np.eye(3), False)
-    with pytest.raises(ValueError, match="kind must be"):
-        _native.sketch_apply("srht", 0, 2, 3, 1, np.eye(3), False)
+        _native.sketch_apply("sjlt", 0, 2, 4, 1, 1.0, np.eye(3), False)
+    for arguments, message in (
+        (("dct", 0, 2, 3, 1, 1.0), "kind must be"),
+        (("sjlt", 0, 2, 3, 3, 1.0), "nnz must be in 1..d = 2, got 3"),
+        (("sparse", 0, 2, 3, 1, 0.0), r"density must be in \(0, 1\], got 0"),
+        (("sparse", 0, 2, 3, 1, np.nan), r"density must be in \(0, 1\], got nan"),
+        (("srht", 0, 0, 3, 1, 1.0), r"d and n must be in 1\.\.2\^48, got 0 and 3"),
+        (("uniform", 0, 2**31, 3, 1, 1.0), r"must be below 2\^31, got 2147483648"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            _native.sketch_apply(*arguments, np.eye(3), False)
+    with pytest.raises(ValueError, match="kind must be a sparse one"):
+        _native.sketch_pattern("srht", 0, 2, 3, 1, 1.0)
+    with pytest.raises(ValueError, match="kind must be a dense one"):
+        _native.sketch_entries("sjlt", 0, 2, 3, "float64")
+    with pytest.raises(TypeError, match="dtype must be float32 or float64"):
+        _native.sketch_entries("srht", 0, 2, 3, "complex64")
 
 
 def test_rounding_units_are_those_of_the_dtype():

@@ -101,8 +101,9 @@ def test_normals_are_box_muller_of_the_block(backend):
 def test_sjlt_pattern_is_words_of_the_block(backend, d, nnz):
     module = _backend.load(backend)
     n = 9
-    rows, signs = module.sjlt_pattern(_KEY, d, n, nnz)
-    assert (rows.shape, signs.shape) == ((nnz, n), (nnz, n))
+    indptr, rows, signs = module.sketch_pattern("sjlt", _KEY, d, n, nnz, 1.0)
+    assert_array_equal(indptr, np.arange(n + 1) * nnz)
+    rows, signs = rows.reshape(n, nnz).T, signs.reshape(n, nnz).T
     starts = [b * d // nnz for b in range(nnz + 1)]
     for b in range(nnz):
         size = starts[b + 1] - starts[b]
@@ -122,12 +123,13 @@ def test_backends_and_threads_agree_bit_by_bit(threads):
         module.set_num_threads(threads)
         try:
             signs = module.random_signs(_KEY, _SIGN, 300, 40)
-            pattern = module.sjlt_pattern(_KEY, 96, 5000, 8)
+            pattern = module.sketch_pattern("sjlt", _KEY, 96, 5000, 8, 1.0)
             normals = module.random_normal(_KEY, _GAUSSIAN, 130, 50, "float64")
         finally:
             module.set_num_threads(before[name])
         assert_array_equal(signs, reference.random_signs(_KEY, _SIGN, 300, 40))
-        for ours, theirs in zip(pattern, reference.sjlt_pattern(_KEY, 96, 5000, 8), strict=True):
+        expected = reference.sketch_pattern("sjlt", _KEY, 96, 5000, 8, 1.0)
+        for ours, theirs in zip(pattern, expected, strict=True):
             assert_array_equal(ours, theirs)
         same = reference.random_normal(_KEY, _GAUSSIAN, 130, 50, "float64")
         assert np.all(np.abs(normals - same) <= tol(np.float64, 1) * np.maximum(1, np.abs(same)))

@@ -61,20 +61,40 @@ py::array raw_philox(std::uint64_t key, const std::array<std::uint32_t, 4> &coun
   return py::array_t<std::uint32_t>(4, words.w);
 }
 
-py::tuple pattern(std::uint64_t key, index d, index n, index nnz) {
-  py::array_t<std::int64_t> rows({nnz, n});
-  py::array_t<std::int8_t> signs({nnz, n});
-  auto *r = rows.mutable_data();
-  auto *s = signs.mutable_data();
-  without_gil([&] { sjlt_pattern(SketchSpec{SketchKind::kSjlt, key, d, n, nnz}, r, s); });
-  return py::make_tuple(rows, signs);
+template <class N> py::array_t<N> copied(const std::vector<N> &values) {
+  return py::array_t<N>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+py::tuple pattern(const std::string &kind, std::uint64_t key, index d, index n, index nnz,
+                  double density) {
+  const SketchSpec spec = sketch_spec(kind, key, d, n, nnz, density);
+  if (!spec.is_sparse())
+    throw ValueError("kind must be a sparse one, got \"" + kind + "\"");
+  const SketchPattern made = without_gil([&] { return sketch_pattern(spec); });
+  return py::make_tuple(copied(made.starts), copied(made.rows), copied(made.signs));
+}
+
+py::array entries(const std::string &kind, std::uint64_t key, index d, index n,
+                  const std::string &dtype) {
+  const SketchSpec spec = sketch_spec(kind, key, d, n, 1, 1.0);
+  if (spec.is_sparse())
+    throw ValueError("kind must be a dense one, got \"" + kind + "\"");
+  return with_scalar(py::dtype(dtype), [&](auto zero) -> py::array {
+    using T = decltype(zero);
+    if constexpr (is_complex_v<T>) {
+      throw py::type_error("dtype must be float32 or float64");
+    } else {
+      py::array_t<T> out({d, n});
+      T *data = out.mutable_data();
+      without_gil([&] { sketch_entries(spec, data); });
+      return out;
+    }
+  });
 }
 
 py::array sketch_apply(const std::string &kind, std::uint64_t key, index d, index n, index nnz,
-                       const py::object &A, bool adjoint) {
-  if (kind != "gaussian" && kind != "sjlt")
-    throw ValueError("kind must be \"gaussian\" or \"sjlt\", got \"" + kind + "\"");
-  const SketchSpec spec{kind == "sjlt" ? SketchKind::kSjlt : SketchKind::kGaussian, key, d, n, nnz};
+                       double density, const py::object &A, bool adjoint) {
+  const SketchSpec spec = sketch_spec(kind, key, d, n, nnz, density);
   const auto need_rows = [&](index got) {
     const index want = adjoint ? d : n;
     if (got != want)
@@ -132,9 +152,12 @@ void register_sketch(py::module_ &m) {
                   py::cast<std::uint32_t>(counter[2]), py::cast<std::uint32_t>(counter[3])});
       },
       py::arg("key"), py::arg("counter"));
-  m.def("sjlt_pattern", &pattern, py::arg("key"), py::arg("d"), py::arg("n"), py::arg("nnz"));
+  m.def("sketch_pattern", &pattern, py::arg("kind"), py::arg("key"), py::arg("d"), py::arg("n"),
+        py::arg("nnz"), py::arg("density"));
+  m.def("sketch_entries", &entries, py::arg("kind"), py::arg("key"), py::arg("d"), py::arg("n"),
+        py::arg("dtype"));
   m.def("sketch_apply", &sketch_apply, py::arg("kind"), py::arg("key"), py::arg("d"), py::arg("n"),
-        py::arg("nnz"), py::arg("A"), py::arg("adjoint"));
+        py::arg("nnz"), py::arg("density"), py::arg("A"), py::arg("adjoint"));
 }
 
 } // namespace lowla::bindings

@@ -10,6 +10,10 @@ namespace lowla::simd {
   namespace SET {                                                                                  \
   extern const DenseKernels<float> kDenseFloat;                                                    \
   extern const DenseKernels<double> kDenseDouble;                                                  \
+  void words4(std::uint64_t key, std::uint32_t stream, index row, index j, index cols,             \
+              std::uint32_t *out, index ld);                                                       \
+  extern const SketchKernels<float> kSketchFloat;                                                  \
+  extern const SketchKernels<double> kSketchDouble;                                                \
   extern const SparseKernels<float, std::int32_t> kSparseS32;                                      \
   extern const SparseKernels<float, std::int64_t> kSparseS64;                                      \
   extern const SparseKernels<double, std::int32_t> kSparseD32;                                     \
@@ -68,6 +72,18 @@ const char *level_name() {
   }
 }
 
+void words4(std::uint64_t key, std::uint32_t stream, index row, index j, index cols,
+            std::uint32_t *out, index ld) {
+#if defined(__x86_64__)
+  static const auto chosen = level() == Level::kV4   ? v4::words4
+                             : level() == Level::kV3 ? v3::words4
+                                                     : baseline::words4;
+#else
+  static const auto chosen = baseline::words4;
+#endif
+  chosen(key, stream, row, j, cols, out, ld);
+}
+
 #if defined(__x86_64__)
 #define LOWLA_PICK(NAME)                                                                           \
   return level() == Level::kV4 ? v4::NAME : level() == Level::kV3 ? v3::NAME : baseline::NAME;
@@ -76,8 +92,10 @@ const char *level_name() {
 #endif
 
 template <> const DenseKernels<float> &dense<float>() { LOWLA_PICK(kDenseFloat) }
+template <> const DenseKernels<double> &dense<double>() { LOWLA_PICK(kDenseDouble) }
+template <> const SketchKernels<float> &sketching<float>() { LOWLA_PICK(kSketchFloat) }
 template <>
-const DenseKernels<double> &dense<double>(){LOWLA_PICK(kDenseDouble)}
+const SketchKernels<double> &sketching<double>(){LOWLA_PICK(kSketchDouble)}
 #define LOWLA_SPARSE(T, I, NAME)                                                                   \
   template <> const SparseKernels<T, I> &sparse<T, I>() { LOWLA_PICK(NAME) }
 LOWLA_SPARSE(float, std::int32_t, kSparseS32) LOWLA_SPARSE(float, std::int64_t, kSparseS64)

@@ -2,3 +2,4 @@
 #define LOWLA_SIMD_NAMESPACE baseline
 #define LOWLA_VECTOR_BYTES 16
 #include "simd_kernels.inl"
+#include "simd_sketch.inl"

@@ -2,3 +2,4 @@
 #define LOWLA_SIMD_NAMESPACE v3
 #define LOWLA_VECTOR_BYTES 32
 #include "simd_kernels.inl"
+#include "simd_sketch.inl"

@@ -2,3 +2,4 @@
 #define LOWLA_SIMD_NAMESPACE v4
 #define LOWLA_VECTOR_BYTES 64
 #include "simd_kernels.inl"
+#include "simd_sketch.inl"

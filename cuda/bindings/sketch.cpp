@@ -40,22 +40,42 @@ py::object raw_philox(std::uint64_t key, const py::sequence &counter) {
   return out.array;
 }
 
-py::tuple sjlt_pattern(std::uint64_t key, index d, index n, index nnz) {
+py::tuple sketch_pattern(const std::string &kind, std::uint64_t key, index d, index n, index nnz,
+                         double density) {
+  const SketchSpec spec = sketch_spec(kind, key, d, n, nnz, density);
+  if (!spec.is_sparse())
+    throw ValueError("kind must be a sparse one, got \"" + kind + "\"");
   const Session session;
-  const Output<index> rows({nnz, n});
-  const Output<std::int8_t> signs({nnz, n});
-  without_gil([&] {
-    CudaRandom<Runtime>::pattern(SketchSpec{SketchKind::kSjlt, key, d, n, nnz}, rows.data,
-                                 signs.data);
+  const Output<index> starts({n + 1});
+  const index total =
+      without_gil([&] { return CudaRandom<Runtime>::pattern_starts(spec, starts.data); });
+  const Output<index> rows({total});
+  const Output<std::int8_t> signs({total});
+  without_gil([&] { CudaRandom<Runtime>::pattern(spec, starts.data, rows.data, signs.data); });
+  return py::make_tuple(starts.array, rows.array, signs.array);
+}
+
+py::object sketch_entries(const std::string &kind, std::uint64_t key, index d, index n,
+                          const std::string &dtype) {
+  const SketchSpec spec = sketch_spec(kind, key, d, n, 1, 1.0);
+  if (spec.is_sparse())
+    throw ValueError("kind must be a dense one, got \"" + kind + "\"");
+  const Session session;
+  return with_scalar(py::dtype(dtype), [&](auto zero) -> py::object {
+    using T = decltype(zero);
+    if constexpr (is_complex_v<T>) {
+      throw py::type_error("dtype must be float32 or float64");
+    } else {
+      const Output<T> out({d, n});
+      without_gil([&] { Device<T>::sketch_entries(spec, out.data); });
+      return out.array;
+    }
   });
-  return py::make_tuple(rows.array, signs.array);
 }
 
 py::object sketch_apply(const std::string &kind, std::uint64_t key, index d, index n, index nnz,
-                        const py::object &A, bool adjoint) {
-  if (kind != "gaussian" && kind != "sjlt")
-    throw ValueError("kind must be \"gaussian\" or \"sjlt\", got \"" + kind + "\"");
-  const SketchSpec spec{kind == "sjlt" ? SketchKind::kSjlt : SketchKind::kGaussian, key, d, n, nnz};
+                        double density, const py::object &A, bool adjoint) {
+  const SketchSpec spec = sketch_spec(kind, key, d, n, nnz, density);
   const auto need_rows = [&](index got) {
     const index want = adjoint ? d : n;
     if (got != want)
@@ -101,9 +121,12 @@ void register_sketch(py::module_ &m) {
   m.def("random_signs", &random_signs, py::arg("key"), py::arg("stream"), py::arg("rows"),
         py::arg("cols"));
   m.def("philox", &raw_philox, py::arg("key"), py::arg("counter"));
-  m.def("sjlt_pattern", &sjlt_pattern, py::arg("key"), py::arg("d"), py::arg("n"), py::arg("nnz"));
+  m.def("sketch_pattern", &sketch_pattern, py::arg("kind"), py::arg("key"), py::arg("d"),
+        py::arg("n"), py::arg("nnz"), py::arg("density"));
+  m.def("sketch_entries", &sketch_entries, py::arg("kind"), py::arg("key"), py::arg("d"),
+        py::arg("n"), py::arg("dtype"));
   m.def("sketch_apply", &sketch_apply, py::arg("kind"), py::arg("key"), py::arg("d"), py::arg("n"),
-        py::arg("nnz"), py::arg("A"), py::arg("adjoint"));
+        py::arg("nnz"), py::arg("density"), py::arg("A"), py::arg("adjoint"));
 }
 
 } // namespace lowla::bindings::gpu

@@ -37,11 +37,20 @@ class Backend(Protocol):
     def random_normal(self, key: int, stream: int, rows: int, cols: int, dtype: str) -> Array: ...
     def random_signs(self, key: int, stream: int, rows: int, cols: int) -> npt.NDArray[np.int8]: ...
     def philox(self, key: int, counter: tuple[int, int, int, int]) -> npt.NDArray[np.uint32]: ...
-    def sjlt_pattern(
-        self, key: int, d: int, n: int, nnz: int
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]: ...
+    def sketch_entries(self, kind: str, key: int, d: int, n: int, dtype: str) -> Array: ...
+    def sketch_pattern(
+        self, kind: str, key: int, d: int, n: int, nnz: int, density: float
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int8]]: ...
     def sketch_apply(
-        self, kind: str, key: int, d: int, n: int, nnz: int, A: Payload, adjoint: bool
+        self,
+        kind: str,
+        key: int,
+        d: int,
+        n: int,
+        nnz: int,
+        density: float,
+        A: Payload,
+        adjoint: bool,
     ) -> Array: ...
     def rsvd(
         self,

@@ -10,11 +10,19 @@ from lowla._results import Array
 def random_normal(key: int, stream: int, rows: int, cols: int, dtype: str) -> Array: ...
 def random_signs(key: int, stream: int, rows: int, cols: int) -> npt.NDArray[np.int8]: ...
 def philox(key: int, counter: tuple[int, int, int, int]) -> npt.NDArray[np.uint32]: ...
-def sjlt_pattern(
-    key: int, d: int, n: int, nnz: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]: ...
+def sketch_entries(kind: str, key: int, d: int, n: int, dtype: str) -> Array: ...
+def sketch_pattern(
+    kind: str, key: int, d: int, n: int, nnz: int, density: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int8]]: ...
 def sketch_apply(
-    kind: str, key: int, d: int, n: int, nnz: int, A: Payload, adjoint: bool
+    kind: str,
+    key: int,
+    d: int,
+    n: int,
+    nnz: int,
+    density: float,
+    A: Payload,
+    adjoint: bool,
 ) -> Array: ...
 def rsvd(
     A: Payload,

@@ -48,9 +48,7 @@ class SketchOperator(_Applied):
     Attributes
     ----------
     kind : str
-        "gaussian" or "sjlt".
-    nnz_per_col : int
-        Nonzeros in each column; d for a dense kind.
+        The distribution, as in `sketch_operator`.
     shape : tuple of int
         (d, n).
     dtype : numpy.dtype
@@ -67,30 +65,25 @@ class SketchOperator(_Applied):
     (100,)
     """
 
-    def __init__(
-        self, kind: str, d: int, n: int, nnz_per_col: int, key: int, dtype: np.dtype[Any]
-    ) -> None:
-        super().__init__(dtype, (d, n))
-        self._kind = kind
-        self._nnz = nnz_per_col
-        self._key = key
+    def __init__(self, spec: _sketch.Spec, dtype: np.dtype[Any]) -> None:
+        super().__init__(dtype, (spec.d, spec.n))
+        self._spec = spec
 
     @property
     def kind(self) -> str:
-        """The distribution, "gaussian" or "sjlt"."""
-        return self._kind
-
-    @property
-    def nnz_per_col(self) -> int:
-        """Nonzeros in each column; d for a dense kind."""
-        return self._nnz
+        """The distribution, as in `sketch_operator`."""
+        return self._spec.kind
 
     def __repr__(self) -> str:
-        d, n = self.shape
-        return f"SketchOperator({self.kind!r}, {d}, {n}, nnz_per_col={self.nnz_per_col})"
+        spec, option = self._spec, ""
+        if spec.kind == "sjlt":
+            option = f", nnz_per_col={spec.nnz}"
+        elif spec.kind == "sparse":
+            option = f", density={spec.density:g}"
+        return f"SketchOperator({spec.kind!r}, {spec.d}, {spec.n}{option})"
 
     def _apply(self, M: _arrays.Matrix) -> Array:
-        return _sketch.apply(self._kind, self._key, self._nnz, self.shape, M, adjoint=False)
+        return self._spec.apply(M, adjoint=False)
 
     def _adjoint(self) -> _TransposedSketch:
         return _TransposedSketch(self)
@@ -105,27 +98,32 @@ class SketchOperator(_Applied):
 
     def toarray(self) -> Array:
         """S as a dense (d, n) NumPy array."""
-        d, n = self.shape
-        if self._kind == "sjlt":
+        spec = self._spec
+        if spec.kind in _sketch.SPARSE_KINDS:
             return cast(Array, self.tosparse().toarray())
         backend = _backend.select("host")[1]
-        S: Array = _arrays.to_host(backend.random_normal(self._key, 0, d, n, self.dtype.name))
-        S /= np.asarray(np.sqrt(d), self.dtype)
-        return S
+        S = backend.sketch_entries(spec.kind, spec.key, spec.d, spec.n, self.dtype.name)
+        return _arrays.to_host(S)
 
     def tosparse(self) -> Any:
         """S as a `scipy.sparse.csc_array`; ValueError for a dense kind."""
         from scipy.sparse import csc_array
 
-        if self._kind != "sjlt":
-            raise ValueError(f"a sketch of kind {self._kind!r} is dense: use toarray()")
-        d, n = self.shape
-        backend = _backend.select("host")[1]
-        pattern = backend.sjlt_pattern(self._key, d, n, self._nnz)
-        rows, signs = (_arrays.to_host(part) for part in pattern)
-        data = signs.T.astype(self.dtype).reshape(-1) / np.asarray(np.sqrt(self._nnz), self.dtype)
-        pointers = np.arange(0, n * self._nnz + 1, self._nnz)
-        return csc_array((data, rows.T.reshape(-1), pointers), shape=(d, n))
+        spec = self._spec
+        if spec.kind in _sketch.DENSE_KINDS:
+            raise ValueError(f"a sketch of kind {spec.kind!r} is dense: use toarray()")
+        pattern = _backend.select("host")[1].sketch_pattern(
+            spec.kind, spec.key, spec.d, spec.n, spec.nnz, spec.density
+        )
+        starts, rows, signs = (_arrays.to_host(part) for part in pattern)
+        squared = {
+            "countsketch": 1.0,
+            "sjlt": 1.0 / spec.nnz,
+            "sparse": 1.0 / (spec.density * spec.d),
+            "uniform": spec.n / spec.d,
+        }[spec.kind]
+        data = signs.astype(self.dtype) * np.asarray(np.sqrt(squared), self.dtype)
+        return csc_array((data, rows, starts), shape=self.shape)
 
 
 class _TransposedSketch(_Applied):
@@ -137,8 +135,7 @@ class _TransposedSketch(_Applied):
         self._sketch = sketch
 
     def _apply(self, M: _arrays.Matrix) -> Array:
-        S = self._sketch
-        return _sketch.apply(S._kind, S._key, S._nnz, S.shape, M, adjoint=True)
+        return self._sketch._spec.apply(M, adjoint=True)
 
     def _adjoint(self) -> SketchOperator:
         return self._sketch

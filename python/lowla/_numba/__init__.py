@@ -7,9 +7,9 @@ be read. Importing it imports numba.
 from __future__ import annotations
 
 from .eigh import nystrom, reigh
-from .philox import philox, random_normal, random_signs, sjlt_pattern
+from .philox import philox, random_normal, random_signs
 from .rsvd import rsvd, rsvd_stacked, stream_finish, stream_pass
-from .sketch import sketch_apply
+from .sketch import sketch_apply, sketch_entries, sketch_pattern
 from .threads import features, get_num_threads, set_num_threads
 
 __all__ = [
@@ -23,8 +23,9 @@ __all__ = [
     "rsvd",
     "rsvd_stacked",
     "set_num_threads",
-    "sjlt_pattern",
     "sketch_apply",
+    "sketch_entries",
+    "sketch_pattern",
     "stream_finish",
     "stream_pass",
 ]

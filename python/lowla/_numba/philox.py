@@ -22,6 +22,12 @@ STREAM_SJLT = 1
 STREAM_SIGN = 2
 STREAM_FILL = 3
 STREAM_PROBE = 4
+STREAM_SPARSE = 5
+STREAM_UNIFORM = 6
+STREAM_DIAGONAL = 7
+STREAM_PERMUTATION = 8
+
+GAP_TABLE = 1024
 
 _MASK = np.uint64(0xFFFFFFFF)
 _MULTIPLIER_0 = np.uint64(0xD2511F53)
@@ -145,12 +151,12 @@ def _fill_normal(key: int, stream: int, col_begin: int, out: npt.NDArray[np.floa
 
 
 @njit
-def _fill_signs(key: int, stream: int, out: npt.NDArray[np.int8]) -> None:
+def _fill_signs(key: int, stream: int, col_begin: int, out: npt.NDArray[np.int8]) -> None:
     rows, cols = out.shape
     one = np.uint64(1)
     for block_row in range((rows + 127) // 128):
         for j in range(cols):
-            words = _block(key, stream, np.uint64(block_row), np.uint64(j))
+            words = _block(key, stream, np.uint64(block_row), np.uint64(col_begin + j))
             for t in range(4):
                 word = words[t]
                 begin = 128 * block_row + 32 * t
@@ -175,6 +181,89 @@ def _fill_sjlt(
                 word = words[t]
                 rows[b, j] = start + np.int64(((word >> one) * np.uint64(size)) >> np.uint64(31))
                 signs[b, j] = -1 if word & one else 1
+
+
+@njit
+def _multiply_high(u: int, n: int) -> int:
+    """floor(u n / 2^64) of two uint64."""
+    shift = np.uint64(32)
+    u0, u1 = u & _MASK, u >> shift
+    n0, n1 = n & _MASK, n >> shift
+    mixed = u1 * n0 + ((u0 * n0) >> shift)
+    high: int = u1 * n1 + (mixed >> shift) + ((u0 * n1 + (mixed & _MASK)) >> shift)
+    return high
+
+
+@njit
+def _fill_uniform(key: int, n: int, columns: npt.NDArray[np.int64]) -> None:
+    """Row i of the row-sampling operator takes column columns[i]: 64 bits of block i // 2."""
+    shift = np.uint64(32)
+    for i in range(len(columns)):
+        w0, w1, w2, w3 = _block(key, np.uint64(STREAM_UNIFORM), np.uint64(i // 2), np.uint64(0))
+        bits = (w1 << shift) | w0 if i % 2 == 0 else (w3 << shift) | w2
+        columns[i] = np.int64(_multiply_high(bits, np.uint64(n)))
+
+
+@njit
+def _fill_permuted(key: int, bits: int, rows: npt.NDArray[np.int64]) -> None:
+    """rows[i] = the image of i mod 2^bits under a keyed bijection (alternating Feistel network)."""
+    right_bits = bits - bits // 2
+    right_mask = np.uint64((1 << right_bits) - 1)
+    left_mask = np.uint64((1 << (bits // 2)) - 1)
+    stream = np.uint64(STREAM_PERMUTATION)
+    for i in range(len(rows)):
+        x = i & ((1 << bits) - 1)
+        left, right = np.uint64(x >> right_bits), np.uint64(x) & right_mask
+        for step in range(0, 8, 2):
+            left ^= _block(key, stream, np.uint64(step), right)[0] & left_mask
+            right ^= _block(key, stream, np.uint64(step + 1), left)[0] & right_mask
+        rows[i] = np.int64((left << np.uint64(right_bits)) | right)
+
+
+@njit
+def _gap_thresholds(density: float) -> npt.NDArray[np.uint64]:
+    """T[g] = floor(2^53 (1 - (1 - density)^(g + 1))): P(gap to the next nonzero <= g + 1)."""
+    table = np.empty(GAP_TABLE, dtype=np.uint64)
+    none = 1.0
+    for g in range(GAP_TABLE):
+        none = none * (1.0 - density)
+        table[g] = np.uint64((1.0 - none) * 2.0**53)
+    return table
+
+
+@njit
+def _walk_sparse(
+    key: int,
+    d: int,
+    n: int,
+    table: npt.NDArray[np.uint64],
+    starts: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    signs: npt.NDArray[np.int8],
+    store: bool,
+) -> None:
+    """Counts the nonzeros of every column in starts[1:], or with `store` writes them."""
+    shift, one = np.uint64(32), np.uint64(1)
+    stream = np.uint64(STREAM_SPARSE)
+    for j in range(n):
+        row, drawn, count = -1, 0, 0
+        while row < d:
+            w0, w1, w2, w3 = _block(key, stream, np.uint64(drawn // 2), np.uint64(j))
+            u = (w1 << shift) | w0 if drawn % 2 == 0 else (w3 << shift) | w2
+            drawn += 1
+            gap = np.searchsorted(table, u >> np.uint64(11), side="right")
+            if gap == GAP_TABLE:  # a longer gap: without memory, so draw again from there
+                row += GAP_TABLE
+                continue
+            row += gap + 1
+            if row >= d:
+                break
+            if store:
+                rows[starts[j] + count] = row
+                signs[starts[j] + count] = -1 if u & one else 1
+            count += 1
+        if not store:
+            starts[j + 1] = count
 
 
 def philox(key: int, counter: Sequence[int]) -> npt.NDArray[np.uint32]:
@@ -206,8 +295,15 @@ def normal_columns(
 
 def random_signs(key: int, stream: int, rows: int, cols: int) -> npt.NDArray[np.int8]:
     """The (rows, cols) random signs of a stream."""
-    out = np.empty((rows, cols), dtype=np.int8)
-    _fill_signs(np.uint64(key), np.uint64(stream), out)
+    return sign_columns(key, stream, rows, 0, cols)
+
+
+def sign_columns(
+    key: int, stream: int, rows: int, col_begin: int, col_end: int
+) -> npt.NDArray[np.int8]:
+    """Columns col_begin..col_end of the random signs of a stream."""
+    out = np.empty((rows, col_end - col_begin), dtype=np.int8)
+    _fill_signs(np.uint64(key), np.uint64(stream), col_begin, out)
     return out
 
 
@@ -223,3 +319,34 @@ def sjlt_pattern(
     signs = np.empty((nnz, n), dtype=np.int8)
     _fill_sjlt(np.uint64(key), np.uint64(STREAM_SJLT), d, rows, signs)
     return rows, signs
+
+
+def sparse_pattern(
+    key: int, d: int, n: int, density: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int8]]:
+    """Starts, rows and signs by columns: independent nonzeros with probability `density`.
+
+    Very sparse random projections (Li, Hastie, Church 2006), the gaps between nonzeros geometric.
+    """
+    table = _gap_thresholds(density)
+    starts = np.zeros(n + 1, dtype=np.int64)
+    rows, signs = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int8)
+    _walk_sparse(np.uint64(key), d, n, table, starts, rows, signs, False)
+    np.cumsum(starts, out=starts)
+    rows, signs = np.empty(starts[-1], dtype=np.int64), np.empty(starts[-1], dtype=np.int8)
+    _walk_sparse(np.uint64(key), d, n, table, starts, rows, signs, True)
+    return starts, rows, signs
+
+
+def uniform_columns(key: int, d: int, n: int) -> npt.NDArray[np.int64]:
+    """The column, of n, that each of the d rows of the row-sampling operator takes."""
+    columns = np.empty(d, dtype=np.int64)
+    _fill_uniform(np.uint64(key), n, columns)
+    return columns
+
+
+def hadamard_rows(key: int, d: int, bits: int) -> npt.NDArray[np.int64]:
+    """The d rows of the Hadamard matrix of order 2^bits that are kept: distinct while they last."""
+    rows = np.empty(d, dtype=np.int64)
+    _fill_permuted(np.uint64(key), bits, rows)
+    return rows

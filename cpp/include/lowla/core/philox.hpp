@@ -21,6 +21,10 @@ enum Stream : std::uint32_t {
   kStreamSign = 2,
   kStreamFill = 3,
   kStreamProbe = 4,
+  kStreamSparse = 5,
+  kStreamUniform = 6,
+  kStreamDiagonal = 7,
+  kStreamPermutation = 8,
 };
 
 struct Words {
@@ -147,5 +151,90 @@ LOWLA_HD inline SjltEntry sjlt_entry(std::uint32_t word, index b, index d, index
       (static_cast<std::uint64_t>(word >> 1) * static_cast<std::uint64_t>(size)) >> 31;
   return SjltEntry{start + static_cast<index>(offset), (word & 1u) ? -1 : 1};
 }
+
+/// floor(u n / 2^64)
+LOWLA_HD inline std::uint64_t multiply_high(std::uint64_t u, std::uint64_t n) {
+  const std::uint64_t low = 0xffffffffull;
+  const std::uint64_t u0 = u & low, u1 = u >> 32, n0 = n & low, n1 = n >> 32;
+  const std::uint64_t mixed = u1 * n0 + ((u0 * n0) >> 32);
+  return u1 * n1 + (mixed >> 32) + ((u0 * n1 + (mixed & low)) >> 32);
+}
+
+/// The 64 random bits t = 0 or 1 of a block.
+LOWLA_HD inline std::uint64_t half(const Words &b, int t) {
+  return (static_cast<std::uint64_t>(b.w[2 * t + 1]) << 32) | b.w[2 * t];
+}
+
+/// The column, of n, that row i of the row-sampling operator takes.
+LOWLA_HD inline index uniform_column(std::uint64_t key, index i, index n) {
+  const Words b = block(key, kStreamUniform, static_cast<std::uint64_t>(i) >> 1, 0);
+  return static_cast<index>(
+      multiply_high(half(b, static_cast<int>(i & 1)), static_cast<std::uint64_t>(n)));
+}
+
+/// A keyed bijection of the numbers below 2^bits, bits <= 48: an alternating Feistel network (Luby,
+/// Rackoff 1988) whose halves may differ by one bit; each round xors a random function of one half
+/// into the other, which its repetition undoes.
+LOWLA_HD inline std::uint64_t permuted(std::uint64_t key, std::uint64_t x, int bits) {
+  const int right_bits = bits - bits / 2;
+  const std::uint64_t right_mask = (std::uint64_t(1) << right_bits) - 1;
+  const std::uint64_t left_mask = (std::uint64_t(1) << (bits / 2)) - 1;
+  std::uint64_t left = x >> right_bits, right = x & right_mask;
+  for (std::uint64_t round = 0; round < 8; round += 2) {
+    left ^= block(key, kStreamPermutation, round, right).w[0] & left_mask;
+    right ^= block(key, kStreamPermutation, round + 1, left).w[0] & right_mask;
+  }
+  return (left << right_bits) | right;
+}
+
+/// Thresholds of the very sparse operator: a uniform 53-bit number is below gap_threshold[g] with
+/// probability 1 - (1 - density)^(g + 1), that of a gap of at most g + 1 to the next nonzero.
+inline constexpr index kGapTable = 1024;
+inline constexpr double kGapUnit = 0x1p53;
+
+/// Fills `table`, kGapTable long.
+inline void gap_thresholds(double density, std::uint64_t *table) {
+  volatile double none = 1.0; // volatile: rounded as written, no fused multiply-add on any machine
+  for (index g = 0; g < kGapTable; ++g) {
+    none = none * (1.0 - density);
+    table[g] = static_cast<std::uint64_t>((1.0 - none) * kGapUnit);
+  }
+}
+
+/// Walks down the nonzeros of column j of the very sparse operator (Li, Hastie, Church 2006): every
+/// entry is one with probability `density`, so the gaps between them are geometric; a gap beyond
+/// the table continues with a fresh draw, the distribution being memoryless.
+struct SparseColumn {
+  std::uint64_t key, j;
+  const std::uint64_t *thresholds;
+  index d;
+  index row = -1;
+  int sign = 1;
+  std::uint64_t drawn = 0;
+  Words words = {};
+
+  /// To the next nonzero; false behind the last.
+  LOWLA_HD bool next() {
+    while (row < d) {
+      const int t = static_cast<int>(drawn & 1);
+      if (t == 0)
+        words = block(key, kStreamSparse, drawn >> 1, j);
+      ++drawn;
+      const std::uint64_t u = half(words, t);
+      index below = 0; // thresholds that are not above u: no branch, it would be mispredicted
+      for (index step = kGapTable / 2; step > 0; step /= 2)
+        below += thresholds[below + step - 1] <= (u >> 11) ? step : 0;
+      below += thresholds[below] <= (u >> 11) ? 1 : 0;
+      if (below == kGapTable) {
+        row += kGapTable;
+        continue;
+      }
+      row += below + 1;
+      sign = (u & 1u) ? -1 : 1;
+      return row < d;
+    }
+    return false;
+  }
+};
 
 } // namespace lowla::philox

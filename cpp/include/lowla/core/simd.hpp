@@ -43,6 +43,26 @@ template <class T, class I> struct SparseKernels {
                  const R *X, index ldx, index q, R *Z, index ldz);
 };
 
+/// What sketches are made of (simd_sketch.inl). Matrices are row-major with the strides given.
+template <class R> struct SketchKernels {
+  /// out(4 g + t, c) = normal(stream, 4 (first + g) + t, j + c), g < groups, t < 4, c < cols.
+  void (*normals)(std::uint64_t key, std::uint32_t stream, index first, index groups, index j,
+                  index cols, R *out, index ld);
+  /// out(i, c) = sign(stream, first + i, j + c) = +-1.
+  void (*signs)(std::uint64_t key, std::uint32_t stream, index first, index rows, index j,
+                index cols, R *out, index ld);
+  /// out(t, :) += sum of +-A(row, :) over the entries 2 row + (sign < 0) of target t, in their
+  /// order; t in [first, last), its entries are entry[start[t]] .. entry[start[t + 1] - 1].
+  void (*gather)(const R *A, index rs, index width, const std::uint32_t *start,
+                 const std::uint32_t *entry, index first, index last, R *out, index ldo);
+  /// out(t, :) += +-A(row, :) for every entry 2 t + (sign < 0) of every row, rows in their order.
+  void (*scatter)(const R *A, index rs, index rows, index width, const std::uint32_t *start,
+                  const std::uint32_t *entry, R *out, index ldo);
+  /// X (rows x width) <- H X, H the unnormalised Hadamard matrix of Sylvester, rows a power of two,
+  /// width whole panel units.
+  void (*hadamard)(R *X, index ld, index rows, index width);
+};
+
 enum class Level { kBaseline, kV3, kV4 };
 
 /// The level in use: the CPU's best, or the lower one that LOWLA_SIMD names (baseline, v3, v4).
@@ -51,5 +71,10 @@ const char *level_name();
 
 template <class R> const DenseKernels<R> &dense();
 template <class T, class I> const SparseKernels<T, I> &sparse();
+template <class R> const SketchKernels<R> &sketching();
+
+/// out[t ld + c] = word t of the Philox block (stream, row, j + c), t < 4, c < cols.
+void words4(std::uint64_t key, std::uint32_t stream, index row, index j, index cols,
+            std::uint32_t *out, index ld);
 
 } // namespace lowla::simd

@@ -75,7 +75,11 @@ template <class T, class Runtime> struct Cuda {
   static void normal_entries(T *out, index ld, index rows, index cols, index first,
                              std::uint64_t key, std::uint32_t stream);
 
+  /// out(i, j) = S(first_row + i, first_col + j) without the scale: rademacher or srht.
+  static void sketch_block(const SketchSpec &spec, index first_row, index rows, index first_col,
+                           index cols, T *out, index row_stride, index col_stride);
   /// As in sketch.hpp, on device memory.
+  static void sketch_entries(const SketchSpec &spec, T *out);
   static void sketch_dense(const SketchSpec &spec, MatrixView<T> A, T *out);
   template <class I>
   static void sketch_csr(const SketchSpec &spec, CsrView<T, I> A, index stored, T *out);
@@ -87,7 +91,10 @@ template <class Runtime> struct CudaRandom {
   static void signs(std::int8_t *out, index rows, index cols, std::uint64_t key,
                     std::uint32_t stream);
   static void words(std::uint32_t *out, const philox::Words &counter, std::uint64_t key);
-  static void pattern(const SketchSpec &spec, index *rows, std::int8_t *signs);
+  /// starts (n + 1): where the nonzeros of each column of a sparse kind begin; returns their
+  /// number.
+  static index pattern_starts(const SketchSpec &spec, index *starts);
+  static void pattern(const SketchSpec &spec, const index *starts, index *rows, std::int8_t *signs);
 };
 
 } // namespace lowla

@@ -423,65 +423,206 @@ struct PhiloxWords {
   }
 };
 
-/// rows, signs (nnz, n) of the sparse operator, four blocks of a column a time.
-struct SjltPattern {
+/// out(i, j) = S(first_row + i, first_col + j) without the scale, S rademacher or srht.
+template <class T> struct SignBlock {
+  real_t<T> *out;
+  index row_stride, col_stride, cols, first_row, first_col;
+  std::uint64_t key;
+  bool hadamard;
+  int bits; ///< log2 of the order of the Hadamard matrix
+  LOWLA_HD void operator()(index task) const {
+    const index i = task / cols, j = task % cols;
+    const auto row = static_cast<std::uint64_t>(first_row + i);
+    const auto col = static_cast<std::uint64_t>(first_col + j);
+    int sign;
+    if (hadamard) {
+      sign = philox::sign(key, philox::kStreamDiagonal, col, 0);
+      const std::uint64_t kept =
+          philox::permuted(key, row & ((std::uint64_t(1) << bits) - 1), bits);
+      for (std::uint64_t common = kept & col; common != 0; common &= common - 1)
+        sign = -sign;
+    } else {
+      sign = philox::sign(key, philox::kStreamSign, row, col);
+    }
+    Entry<T>::store(out, i * row_stride + j * col_stride,
+                    Entry<T>::make(static_cast<real_t<T>>(sign)));
+  }
+};
+
+/// The nonzeros of column j of a sjlt or sparse operator, f(row, sign) for each; returns how many.
+struct SparseKind {
+  std::uint64_t key;
+  index d, nnz;                    ///< nnz 0: the very sparse operator
+  const std::uint64_t *thresholds; ///< of it
+  template <class F> LOWLA_HD index visit(index j, F &&f) const {
+    index count = 0;
+    if (nnz == 0) {
+      philox::SparseColumn column{key, static_cast<std::uint64_t>(j), thresholds, d};
+      for (; column.next(); ++count)
+        f(count, column.row, column.sign);
+      return count;
+    }
+    for (; count < nnz; ++count) {
+      const auto words =
+          philox::block(key, philox::kStreamSjlt, static_cast<std::uint64_t>(count >> 2),
+                        static_cast<std::uint64_t>(j));
+      const auto entry = philox::sjlt_entry(words.w[count & 3], count, d, nnz);
+      f(count, entry.row, entry.sign);
+    }
+    return count;
+  }
+};
+
+struct Nothing {
+  LOWLA_HD void operator()(index, index, int) const {}
+};
+
+struct CountColumn {
+  SparseKind S;
+  index *counts;
+  LOWLA_HD void operator()(index j) const { counts[j] = S.visit(j, Nothing{}); }
+};
+
+struct WriteColumn {
+  SparseKind S;
+  const index *starts;
   index *rows;
   std::int8_t *signs;
-  index d, n, nnz;
-  std::uint64_t key;
-  LOWLA_HD void operator()(index task) const {
-    const index g = task / n, j = task % n;
-    const auto words = philox::block(key, philox::kStreamSjlt, static_cast<std::uint64_t>(g),
-                                     static_cast<std::uint64_t>(j));
-    for (index b = 4 * g; b < 4 * (g + 1) && b < nnz; ++b) {
-      const auto entry = philox::sjlt_entry(words.w[b & 3], b, d, nnz);
-      rows[b * n + j] = entry.row;
-      signs[b * n + j] = static_cast<std::int8_t>(entry.sign);
+  struct Write {
+    index *rows;
+    std::int8_t *signs;
+    LOWLA_HD void operator()(index k, index row, int sign) const {
+      rows[k] = row;
+      signs[k] = static_cast<std::int8_t>(sign);
     }
-  }
-};
-
-/// Row j of S^T as CSR: nnz entries +-value.
-template <class T> struct SjltRow {
-  index *indptr, *indices;
-  real_t<T> *data;
-  index d, n, nnz;
-  std::uint64_t key;
-  real_t<T> value;
+  };
   LOWLA_HD void operator()(index j) const {
-    indptr[j] = j * nnz;
-    if (j == n)
-      return;
-    for (index b = 0; b < nnz; ++b) {
-      const auto words = philox::block(key, philox::kStreamSjlt, static_cast<std::uint64_t>(b >> 2),
-                                       static_cast<std::uint64_t>(j));
-      const auto entry = philox::sjlt_entry(words.w[b & 3], b, d, nnz);
-      indices[j * nnz + b] = entry.row;
-      Entry<T>::store(data, j * nnz + b, Entry<T>::make(entry.sign > 0 ? value : -value));
-    }
+    S.visit(j, Write{rows + starts[j], signs + starts[j]});
   }
 };
 
-/// out = S A for the column c of A and four row blocks of S, A given by columns.
-template <class T, class I> struct SjltTimesColumn {
-  const I *starts, *rows;
-  const real_t<T> *values;
-  index d, n, nnz;
+/// The column that row i of the row-sampling operator takes.
+struct UniformColumns {
+  index *columns;
+  index n;
   std::uint64_t key;
+  LOWLA_HD void operator()(index i) const { columns[i] = philox::uniform_column(key, i, n); }
+};
+
+/// data[k] = signs[k] value, or value where there are no signs.
+template <class T> struct SignedValues {
+  const std::int8_t *signs;
   real_t<T> value;
-  real_t<T> *out; ///< (d, n), zeros
-  LOWLA_HD void operator()(index task) const {
-    const index g = task / n, c = task % n;
-    for (I p = starts[c]; p < starts[c + 1]; ++p) {
-      const auto words = philox::block(key, philox::kStreamSjlt, static_cast<std::uint64_t>(g),
-                                       static_cast<std::uint64_t>(rows[p]));
-      const auto a = Entry<T>::load(values, static_cast<index>(p));
-      for (index b = 4 * g; b < 4 * (g + 1) && b < nnz; ++b) {
-        const auto entry = philox::sjlt_entry(words.w[b & 3], b, d, nnz);
-        const index at = entry.row * n + c;
-        Entry<T>::store(out, at, Entry<T>::load(out, at) + (entry.sign > 0 ? value : -value) * a);
+  real_t<T> *data;
+  LOWLA_HD void operator()(index k) const {
+    Entry<T>::store(data, k, Entry<T>::make(signs == nullptr || signs[k] > 0 ? value : -value));
+  }
+};
+
+/// Row i of out = S A, S and A by rows.
+template <class T, class I> struct SparseTimesSparse {
+  const index *s_starts, *s_columns;
+  const real_t<T> *s_values;
+  const I *indptr, *indices;
+  const real_t<T> *data;
+  index n;
+  real_t<T> *out; ///< (d, n)
+  LOWLA_HD void operator()(index i) const {
+    for (index c = 0; c < n; ++c)
+      Entry<T>::store(out, i * n + c, Entry<T>::make(real_t<T>(0)));
+    for (index k = s_starts[i]; k < s_starts[i + 1]; ++k) {
+      const auto s = Entry<T>::load(s_values, k);
+      for (I p = indptr[s_columns[k]]; p < indptr[s_columns[k] + 1]; ++p) {
+        const index at = i * n + static_cast<index>(indices[p]);
+        Entry<T>::store(out, at,
+                        Entry<T>::load(out, at) + s * Entry<T>::load(data, static_cast<index>(p)));
       }
     }
+  }
+};
+
+// --- the fast Hadamard transform of X (order x cols, row-major)
+
+/// X = D A with zeros below.
+template <class T> struct LoadSigned {
+  const real_t<T> *A;
+  index rs, cs, n, cols;
+  std::uint64_t key;
+  real_t<T> *X;
+  LOWLA_HD void operator()(index task) const {
+    const index j = task / cols, c = task % cols;
+    auto x = Entry<T>::make(real_t<T>(0));
+    if (j < n) {
+      const auto sign = static_cast<real_t<T>>(
+          philox::sign(key, philox::kStreamDiagonal, static_cast<std::uint64_t>(j), 0));
+      x = sign * Entry<T>::load(A, j * rs + c * cs);
+    }
+    Entry<T>::store(X, task, x);
+  }
+};
+
+/// One level: pairs of rows `half` apart.
+template <class T> struct Butterfly {
+  real_t<T> *X;
+  index cols, half;
+  LOWLA_HD void operator()(index task) const {
+    const index pair = task / cols, c = task % cols;
+    const index upper = (pair / half * 2 * half + pair % half) * cols + c;
+    const index lower = upper + half * cols;
+    const auto a = Entry<T>::load(X, upper), b = Entry<T>::load(X, lower);
+    Entry<T>::store(X, upper, a + b);
+    Entry<T>::store(X, lower, a + real_t<T>(-1) * b);
+  }
+};
+
+/// out(i, c) = scale X(the row kept as i, c).
+template <class T> struct KeepRows {
+  const real_t<T> *X;
+  index cols;
+  std::uint64_t key;
+  int bits;
+  real_t<T> scale;
+  real_t<T> *out;
+  index ld;
+  LOWLA_HD void operator()(index task) const {
+    const index i = task / cols, c = task % cols;
+    const auto kept = static_cast<index>(philox::permuted(
+        key, static_cast<std::uint64_t>(i) & ((std::uint64_t(1) << bits) - 1), bits));
+    Entry<T>::store(out, i * ld + c, scale * Entry<T>::load(X, kept * cols + c));
+  }
+};
+
+/// X(the row kept as i) = the sum of the rows i, i + order, ... of Y; X is zero before.
+template <class T> struct ReturnRows {
+  const real_t<T> *Y;
+  index rs, cs, d, cols;
+  std::uint64_t key;
+  int bits;
+  real_t<T> *X;
+  LOWLA_HD void operator()(index task) const {
+    const index i = task / cols, c = task % cols;
+    auto sum = Entry<T>::make(real_t<T>(0));
+    for (index row = i; row < d; row += index(1) << bits)
+      sum = sum + Entry<T>::load(Y, row * rs + c * cs);
+    const auto kept =
+        static_cast<index>(philox::permuted(key, static_cast<std::uint64_t>(i), bits));
+    Entry<T>::store(X, kept * cols + c, sum);
+  }
+};
+
+/// out = scale D X.
+template <class T> struct StoreSigned {
+  const real_t<T> *X;
+  index cols;
+  std::uint64_t key;
+  real_t<T> scale;
+  real_t<T> *out;
+  index ld;
+  LOWLA_HD void operator()(index task) const {
+    const index j = task / cols, c = task % cols;
+    const auto sign = static_cast<real_t<T>>(
+        philox::sign(key, philox::kStreamDiagonal, static_cast<std::uint64_t>(j), 0));
+    Entry<T>::store(out, j * ld + c, scale * sign * Entry<T>::load(X, task));
   }
 };
 
