@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.session import Session
 
-FAMILIES = ("rsvd", "sketch")
+FAMILIES = ("rsvd", "sketch", "lstsq")
 
 
 def main() -> None:

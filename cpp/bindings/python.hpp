@@ -180,5 +180,6 @@ py::array_t<T> to_array(const Panel<T> &P, const std::vector<wide_t<T>> &factor,
 
 void register_sketch(py::module_ &m);
 void register_rsvd(py::module_ &m);
+void register_lstsq(py::module_ &m);
 
 } // namespace lowla::bindings

@@ -19,6 +19,22 @@ inline Method method_of(const std::string &name) {
   throw ValueError("unknown method \"" + name + "\"");
 }
 
+/// Python's callable as (iteration, error) -> stop; None as nothing. What it raises ends the call.
+inline std::function<bool(index, double)> make_monitor(const py::object &monitor) {
+  if (monitor.is_none())
+    return nullptr;
+  const py::handle callable = monitor; // alive for the call: it is the caller's argument
+  return [callable](index iteration, double error) {
+    py::gil_scoped_acquire acquire;
+    try {
+      return py::cast<bool>(py::bool_(callable(iteration, error)));
+    } catch (py::error_already_set &raised) {
+      raised.restore();
+      throw Cancelled();
+    }
+  };
+}
+
 inline LowRankRequest make_request(index k, double tol, index oversample, index n_iter,
                                    const std::string &method, const std::string &sketch,
                                    std::uint64_t key, bool check_finite,
@@ -32,18 +48,7 @@ inline LowRankRequest make_request(index k, double tol, index oversample, index 
   request.start = sketch == "sjlt" ? StartBlock::kSjlt : StartBlock::kGaussian;
   request.key = key;
   request.check_finite = check_finite;
-  if (!monitor.is_none()) {
-    const py::handle callable = monitor; // alive for the call: it is the caller's argument
-    request.monitor = [callable](index iteration, double error) {
-      py::gil_scoped_acquire acquire;
-      try {
-        return py::cast<bool>(py::bool_(callable(iteration, error)));
-      } catch (py::error_already_set &raised) {
-        raised.restore();
-        throw Cancelled();
-      }
-    };
-  }
+  request.monitor = make_monitor(monitor);
   return request;
 }
 

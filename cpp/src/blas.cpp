@@ -66,13 +66,16 @@ void gemm_as(char op_a, char op_b, index m, index n, index k, S alpha, const S *
   });
 }
 
+/// job 'S': A becomes U, W the right vectors; 'N': the values alone.
 template <class S>
-void gesdd_as(index m, index n, Small<S> &A, std::vector<double> &s, Small<S> &W) {
+void gesdd_as(char job, index m, index n, Small<S> &A, std::vector<double> &s, Small<S> &W) {
   with_integer([&](auto zero) {
     using Int = decltype(zero);
     Int mi = narrow<Int>(m), ni = narrow<Int>(n), info = 0, lwork = -1;
-    char job = 'S';
-    Small<S> U(m, n), Wh(n, n);
+    const index wanted = job == 'S' ? n : 0;
+    Small<S> U(wanted > 0 ? m : 1, std::max<index>(1, wanted)),
+        Wh(std::max<index>(1, wanted), std::max<index>(1, wanted));
+    Int ldu = narrow<Int>(U.rows), ldw = narrow<Int>(Wh.rows);
     s.assign(static_cast<std::size_t>(n), 0.0);
     std::vector<Int> iwork(static_cast<std::size_t>(8 * n));
     S query{};
@@ -80,14 +83,14 @@ void gesdd_as(index m, index n, Small<S> &A, std::vector<double> &s, Small<S> &W
       if constexpr (is_complex_v<S>) {
         using F = void(char *, Int *, Int *, S *, Int *, double *, S *, Int *, S *, Int *, S *,
                        Int *, double *, Int *, Int *);
-        function<S, F>(kGesdd)(&job, &mi, &ni, A.data.data(), &mi, s.data(), U.data.data(), &mi,
-                               Wh.data.data(), &ni, work, &lwork, rwork, iwork.data(), &info);
+        function<S, F>(kGesdd)(&job, &mi, &ni, A.data.data(), &mi, s.data(), U.data.data(), &ldu,
+                               Wh.data.data(), &ldw, work, &lwork, rwork, iwork.data(), &info);
       } else {
         (void)rwork;
         using F = void(char *, Int *, Int *, S *, Int *, S *, S *, Int *, S *, Int *, S *, Int *,
                        Int *, Int *);
-        function<S, F>(kGesdd)(&job, &mi, &ni, A.data.data(), &mi, s.data(), U.data.data(), &mi,
-                               Wh.data.data(), &ni, work, &lwork, iwork.data(), &info);
+        function<S, F>(kGesdd)(&job, &mi, &ni, A.data.data(), &mi, s.data(), U.data.data(), &ldu,
+                               Wh.data.data(), &ldw, work, &lwork, iwork.data(), &info);
       }
     };
     std::vector<double> rwork(static_cast<std::size_t>(
@@ -98,8 +101,10 @@ void gesdd_as(index m, index n, Small<S> &A, std::vector<double> &s, Small<S> &W
     call(work.data(), rwork.data());
     if (info != 0)
       throw LinAlgError("LAPACK gesdd did not converge");
-    W = small::adjoint(Wh);
-    A = std::move(U);
+    if (job == 'S') {
+      W = small::adjoint(Wh);
+      A = std::move(U);
+    }
   });
 }
 
@@ -107,7 +112,8 @@ void gesdd_as(index m, index n, Small<S> &A, std::vector<double> &s, Small<S> &W
 
 std::string routine_name(Routine routine, char type) {
   const bool complex = type == 'c' || type == 'z';
-  const char *stem[kRoutineCount] = {"gemm", "potrf", complex ? "heevd" : "syevd", "gesdd"};
+  const char *stem[kRoutineCount] = {"gemm",  "potrf", complex ? "heevd" : "syevd",
+                                     "gesdd", "geqrf", "trtri"};
   return type + std::string(stem[routine]);
 }
 
@@ -191,12 +197,67 @@ template <class S> void heevd(index n, S *A, real_t<S> *w) {
 }
 
 void gesdd(index m, index n, Small<double> &A, std::vector<double> &s, Small<double> &W) {
-  gesdd_as(m, n, A, s, W);
+  gesdd_as('S', m, n, A, s, W);
 }
 void gesdd(index m, index n, Small<std::complex<double>> &A, std::vector<double> &s,
            Small<std::complex<double>> &W) {
-  gesdd_as(m, n, A, s, W);
+  gesdd_as('S', m, n, A, s, W);
 }
+
+template <class S> Small<S> product(char op_a, const Small<S> &A, char op_b, const Small<S> &B) {
+  const index m = op_a == 'N' ? A.rows : A.cols, k = op_a == 'N' ? A.cols : A.rows;
+  Small<S> C(m, op_b == 'N' ? B.cols : B.rows);
+  if (C.rows > 0 && C.cols > 0 && k > 0)
+    gemm(op_a, op_b, m, C.cols, k, S(1), A.data.data(), A.rows, B.data.data(), B.rows, S(0),
+         C.data.data(), m);
+  return C;
+}
+
+template <class S> void triangle(Small<S> &A) {
+  const index m = A.rows, n = A.cols, k = std::min(m, n);
+  with_integer([&](auto zero) {
+    using Int = decltype(zero);
+    using F = void(Int *, Int *, S *, Int *, S *, S *, Int *, Int *);
+    Int mi = narrow<Int>(m), ni = narrow<Int>(n), lwork = -1, info = 0;
+    std::vector<S> tau(static_cast<std::size_t>(k));
+    S size{};
+    function<S, F>(kGeqrf)(&mi, &ni, A.data.data(), &mi, tau.data(), &size, &lwork, &info);
+    lwork = narrow<Int>(static_cast<index>(real_of(size)));
+    std::vector<S> work(static_cast<std::size_t>(lwork));
+    function<S, F>(kGeqrf)(&mi, &ni, A.data.data(), &mi, tau.data(), work.data(), &lwork, &info);
+  });
+  Small<S> R(k, n);
+  for (index j = 0; j < n; ++j)
+    std::copy(A.col(j), A.col(j) + std::min(k, j + 1), R.col(j));
+  A = std::move(R);
+}
+
+template <class S> bool invert_upper(Small<S> &R) {
+  return with_integer([&](auto zero) {
+    using Int = decltype(zero);
+    using F = void(char *, char *, Int *, S *, Int *, Int *);
+    Int ni = narrow<Int>(R.rows), info = 0;
+    char uplo = 'U', diagonal = 'N';
+    function<S, F>(kTrtri)(&uplo, &diagonal, &ni, R.data.data(), &ni, &info);
+    return info == 0;
+  });
+}
+
+template <class S> std::vector<double> singular_values(Small<S> A) {
+  std::vector<double> s;
+  Small<S> none;
+  gesdd_as('N', A.rows, A.cols, A, s, none);
+  return s;
+}
+
+#define LOWLA_INSTANTIATE(S)                                                                       \
+  template Small<S> product(char, const Small<S> &, char, const Small<S> &);                       \
+  template void triangle(Small<S> &);                                                              \
+  template bool invert_upper(Small<S> &);                                                          \
+  template std::vector<double> singular_values(Small<S>);
+LOWLA_INSTANTIATE(double)
+LOWLA_INSTANTIATE(std::complex<double>)
+#undef LOWLA_INSTANTIATE
 
 #define LOWLA_INSTANTIATE(S)                                                                       \
   template bool potrf(index, S *, index);                                                          \

@@ -1,72 +1,33 @@
 // The CPU's primitives (see device/host.hpp).
 #include "lowla/device/host.hpp"
 
+#include "host_rows.hpp"
+
 #include "lowla/core/clones.hpp"
 
 #include <cmath>
 #include <cstring>
 
 namespace lowla {
-namespace {
 
-using threads::parallel_for;
-
-/// Below this many flops a loop is not worth waking a thread for.
-constexpr double kSerialFlops = 1e6;
-/// Memory for the partial sums of one reduction, beyond what the panels themselves take.
-constexpr index kPartialBytes = index(8) << 20;
-
-index chunks_for(double flops, index wanted) {
-  const auto affordable = static_cast<index>(flops / kSerialFlops) + 1;
-  return std::max<index>(1, std::min(wanted, affordable));
-}
-
-/// Split of `rows` into chunks of whole row blocks; depends on the sizes alone.
-struct RowChunks {
-  index rows, size, count;
-  RowChunks(index n_rows, index wanted, index block)
-      : rows(n_rows),
-        size(std::max(block, round_up((n_rows + wanted - 1) / std::max<index>(1, wanted), block))),
-        count((n_rows + size - 1) / size) {}
-  index first(index c) const { return c * size; }
-  index last(index c) const { return std::min(rows, (c + 1) * size); }
-};
-
-/// Per-thread scratch that survives between calls on one thread.
-template <class R> R *scratch(index n, int slot) {
-  thread_local Buffer<R> buffers[3];
-  thread_local index sizes[3] = {0, 0, 0};
-  if (sizes[slot] < n) {
-    buffers[slot] = Buffer<R>();
-    buffers[slot] = Buffer<R>(n);
-    sizes[slot] = n;
-  }
-  return buffers[slot].get();
-}
+namespace rows {
 
 LOWLA_CLONES void widen(const float *x, double *y, index n) {
   for (index i = 0; i < n; ++i)
     y[i] = static_cast<double>(x[i]);
 }
 
-/// Z (rows x q, row stride ldz) += block (rows x q)
 LOWLA_CLONES void add_block(const float *block, index rows, index q, double *Z, index ldz) {
   for (index i = 0; i < rows; ++i)
     for (index j = 0; j < q; ++j)
       Z[i * ldz + j] += static_cast<double>(block[i * q + j]);
 }
 
-/// acc[j] += sum over parts of part[j], in the order of the parts.
-template <class R> void add_parts(R *out, const R *parts, index n_parts, index stride, index n) {
-  for (index p = 0; p < n_parts; ++p)
-    for (index j = 0; j < n; ++j)
-      out[j] += parts[p * stride + j];
-}
+} // namespace rows
 
-template <class T> constexpr int kPlanes = scalar_traits<T>::planes;
+namespace {
 
-/// Entries of a panel's row that may not be zero: a real row's padding need not be multiplied.
-template <class T> index used(const Panel<T> &P) { return is_complex_v<T> ? P.ld : P.cols; }
+using namespace rows;
 
 /// out = -U(i .. i+rows-1, :) diag(s)
 template <class T>
@@ -82,16 +43,18 @@ void scale_rows(const Panel<T> &U, const std::vector<double> &s, index i, index 
 
 // --- dense ---
 
-/// The stored matrix as the kernels see it: m x (planes n) reals, rows contiguous. Complex entries
-/// are interleaved there, so the panels are: for A X rows 2j, 2j+1 of the right factor are
+/// Complex entries are interleaved in memory, so the panels are: for A X rows 2j, 2j+1 of the right
+/// factor are
 /// [Xr | Xi], [-Xi | Xr]; for A^H Y the rows 2j, 2j+1 of the product fold into Z.
-template <class T> class DenseMatrix final : public Host<T>::Matrix {
+template <class T> class DenseMatrix final : public Host<T>::Matrix, private DenseRows<T> {
 public:
   using R = real_t<T>;
   using Panel = lowla::Panel<T>;
   using Matrix = typename Host<T>::Matrix;
+  using DenseRows<T>::depth;
+  using DenseRows<T>::for_blocks;
 
-  explicit DenseMatrix(MatrixView<T> A, R scale = R(1)) : A_(A), scale_(scale) {
+  explicit DenseMatrix(MatrixView<T> A, R scale = R(1)) : DenseRows<T>(A, scale) {
     this->m = A.m;
     this->n = A.n;
   }
@@ -242,41 +205,6 @@ public:
   }
 
 private:
-  index depth() const { return kPlanes<T> * A_.n; }
-
-  bool direct() const { return (A_.cs == 1 || A_.n == 1) && scale_ == R(1); }
-
-  /// f(i, rows, block, row stride) for the row blocks of [first, last); a block is the stored
-  /// memory itself where its rows are contiguous, else a packed (and scaled) copy of the block.
-  template <class F> void for_blocks(index first, index last, F &&f) const {
-    for (index i = first; i < last; i += simd::kRowBlock) {
-      const index rows = std::min(simd::kRowBlock, last - i);
-      if (direct()) {
-        f(i, rows, reinterpret_cast<const R *>(A_.at(i, 0)), kPlanes<T> * A_.rs);
-      } else {
-        R *packed = scratch<R>(simd::kRowBlock * depth(), 0);
-        pack(i, rows, packed);
-        f(i, rows, static_cast<const R *>(packed), depth());
-      }
-    }
-  }
-
-  void pack(index i, index rows, R *out) const {
-    constexpr index kTile = 16;
-    for (index j0 = 0; j0 < A_.n; j0 += kTile) {
-      const index j1 = std::min(A_.n, j0 + kTile);
-      for (index r = 0; r < rows; ++r) {
-        const T *source = A_.at(i + r, 0);
-        R *target = out + r * depth();
-        for (index j = j0; j < j1; ++j) {
-          const R *entry = reinterpret_cast<const R *>(source + j * A_.cs);
-          for (int plane = 0; plane < kPlanes<T>; ++plane)
-            target[kPlanes<T> * j + plane] = scale_ * entry[plane];
-        }
-      }
-    }
-  }
-
   /// The right factor of A X for complex A (empty for real A, where X itself is it).
   Buffer<R> embed(const Panel &X) const {
     if constexpr (!is_complex_v<T>) {
@@ -349,8 +277,8 @@ private:
     return total;
   }
 
-  MatrixView<T> A_;
-  R scale_;
+  using DenseRows<T>::A_;
+  using DenseRows<T>::scale_;
 };
 
 // --- sparse ---
@@ -643,33 +571,6 @@ template <class T> typename Host<T>::Panel Host<T>::copy(const Panel &P) {
 
 namespace {
 
-/// The numbers x as type Product: the memory itself, or widened into the thread's scratch.
-template <class Product, class R> const Product *as(const R *x, index n, int slot) {
-  if constexpr (std::is_same_v<Product, R>) {
-    (void)n;
-    (void)slot;
-    return x;
-  } else {
-    Product *wide = scratch<Product>(n, slot);
-    widen(x, wide, n);
-    return wide;
-  }
-}
-
-/// Z (rows x q) += X^T W over `depth` rows, added up in R.
-template <class R>
-void add_products(const R *X, index ldx, index rows, const R *W, index ldw, index q, index depth,
-                  double *Z) {
-  if constexpr (std::is_same_v<R, double>) {
-    simd::dense<double>().multiply_transposed(X, ldx, depth, rows, W, ldw, q, Z, ldw);
-  } else {
-    R *block = scratch<R>(rows * q, 2);
-    std::fill(block, block + rows * q, R(0));
-    simd::dense<R>().multiply_transposed(X, ldx, depth, rows, W, ldw, q, block, q);
-    add_block(block, rows, q, Z, ldw);
-  }
-}
-
 /// The stacked P_i^H W: products of kRows rows in the precision Product, their sum in double.
 template <class Product, class T>
 Small<wide_t<T>> stacked_products(const std::vector<const Panel<T> *> &P, const Panel<T> &W) {
@@ -711,7 +612,7 @@ Small<wide_t<T>> stacked_products(const std::vector<const Panel<T> *> &P, const 
         for (index q = q0; q < q1; q += triangle ? panel : q1 - q0) {
           const index width = triangle ? std::min(panel, q1 - q) : q1 - q0;
           const index rows = triangle ? std::min(used(*p), q + panel) : used(*p);
-          add_products(x, p->ld, rows, w + q, W.ld, width, depth, target + q);
+          add_products(x, p->ld, rows, w + q, W.ld, width, depth, target + q, W.ld);
         }
         target += p->ld * W.ld;
       }

@@ -17,7 +17,7 @@
 namespace lowla::blas {
 
 /// The routines used, in the order of kRoutineNames.
-enum Routine { kGemm, kPotrf, kHeevd, kGesdd, kRoutineCount };
+enum Routine { kGemm, kPotrf, kHeevd, kGesdd, kGeqrf, kTrtri, kRoutineCount };
 /// Names without the type letter; "syevd/heevd" differ by type and are resolved by `routine_name`.
 std::string routine_name(Routine routine, char type);
 
@@ -57,5 +57,14 @@ template <class S> void heevd(index n, S *A, real_t<S> *w);
 void gesdd(index m, index n, Small<double> &A, std::vector<double> &s, Small<double> &W);
 void gesdd(index m, index n, Small<std::complex<double>> &A, std::vector<double> &s,
            Small<std::complex<double>> &W);
+
+/// op(A) op(B)
+template <class S> Small<S> product(char op_a, const Small<S> &A, char op_b, const Small<S> &B);
+/// A <- the upper triangular (or trapezoidal) R of A = Q R, min(rows, cols) x cols.
+template <class S> void triangle(Small<S> &A);
+/// R <- R^-1, R upper triangular; false where a diagonal entry is zero.
+template <class S> bool invert_upper(Small<S> &R);
+/// Singular values, descending, of a square matrix.
+template <class S> std::vector<double> singular_values(Small<S> A);
 
 } // namespace lowla::blas

@@ -1,0 +1,509 @@
+// Least squares min ||A x - b||^2 + damp^2 ||x||^2 for tall A, to the accuracy of Householder QR.
+//
+// precondition. S A D = Q R0 from a sparse sketch of d = 2 n + 32 rows and powers of two D makes
+//   P = D R0^-1 a preconditioner: cond(A P) <= (1 + sqrt(n/d)) / (1 - sqrt(n/d)), about 6, whatever
+//   cond(A) (Rokhlin, Tygert, PNAS 105, 2008). Its Gram matrix G = (A P)^H (A P) = R1^H R1 is
+//   formed in one read of A by row blocks; R^-1 = N = P R1^-1 orthonormalises A to rounding. Then x
+//   = N c and steps x += N N^H A^H (b - A x), one read each: at least two, as the first gives the
+//   forward and the second the backward error (Epperly, Meier, Nakatsukasa, "Fast randomized
+//   least-squares solvers can be just as accurate and stable as classical direct solvers", 2024).
+//   Cost: 2 m n^2 flops in two triangular products, about five reads, 8 n^2 + O(n r) memory.
+// direct. TSQR of [A b] by row blocks, then the SVD of the triangle: minimum norm, any rank.
+//   2 m n^2 flops at LAPACK's speed, one read, no copy of A.
+// sketch. The same on [S A, S b].
+//
+// Certificate: the backward error of Karlson and Walden (BIT 37, 1997) for
+// min ||[dA, theta db]||_F / ||A||_F, theta = ||A||_F / ||b||, within sqrt(2) of the optimum
+// (Gratton, Jiranek, Titley-Peloquin, SIAM J. Matrix Anal. Appl. 33, 2012):
+//   theta / sqrt(1 + theta^2 ||x||^2) ||(A^H A + mu)^(-1/2) A^H r||,
+//   mu = theta^2 ||r||^2 / (1 + theta^2 ||x||^2).
+#pragma once
+
+#include "lowla/core/blas.hpp"
+#include "lowla/core/error.hpp"
+#include "lowla/core/view.hpp"
+#include "lowla/sketch.hpp"
+
+#include <cmath>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+namespace lowla {
+
+enum class LstsqMethod { kAuto, kDirect, kPrecondition, kSketch };
+
+struct LstsqRequest {
+  LstsqMethod method = LstsqMethod::kAuto;
+  SketchKind sketch = SketchKind::kSjlt;
+  double rcond = 0, damp = 0;
+  double tol = 0;               ///< backward error that ends the refinement; 0: rounding level
+  index max_iter = 0, rows = 0; ///< 0: chosen
+  std::uint64_t key = 0;
+  bool check_finite = true;
+  /// (step, backward error) -> true to stop
+  std::function<bool(index, double)> monitor;
+};
+
+struct LstsqFacts {
+  const char *method = "direct";
+  double cond = 0, backward_error = 0;
+  std::vector<double> residual_norm;
+  bool s_exact = true, converged = true;
+  index iterations = 0, passes = 0, rows = 0;
+};
+
+template <class W> struct LstsqResult {
+  Small<W> x;
+  std::vector<double> residuals2, s;
+  index rank = 0;
+  LstsqFacts facts;
+};
+
+/// What the solver asks of A (m x n, m >= n) and of right-hand sides b (m x r) beside it.
+template <class T> class TallMatrix {
+public:
+  using Wide = wide_t<T>;
+  index m = 0, n = 0;
+  index reads = 0;
+  virtual ~TallMatrix() = default;
+  /// S A.
+  virtual Small<Wide> sketch(const SketchSpec &spec) = 0;
+  /// With Y = A P, P upper triangular: G = Y^H Y and H = Y^H b.
+  virtual void gram(const Small<Wide> &P, MatrixView<T> b, Small<Wide> &G, Small<Wide> &H) = 0;
+  /// Z = A^H (b - A X) and the squared norms of the columns of b - A X, in double precision.
+  virtual void residual(const Small<Wide> &X, MatrixView<T> b, std::vector<double> &norms2,
+                        Small<Wide> &Z) = 0;
+  /// The triangular factor of [A b; damp I 0]: (n + r) columns, at most as many rows.
+  virtual Small<Wide> triangle(MatrixView<T> b, double damp) = 0;
+  /// Largest magnitude among the finite entries.
+  virtual double scan(bool &finite) = 0;
+  virtual void rescale(real_t<T> factor) = 0;
+};
+
+template <class T> std::unique_ptr<TallMatrix<T>> tall_dense(MatrixView<T> A);
+/// S b for the columns of b.
+template <class T> Small<wide_t<T>> sketched(const SketchSpec &spec, MatrixView<T> b);
+
+template <class T> class LeastSquares {
+public:
+  using Wide = wide_t<T>;
+  using Result = LstsqResult<Wide>;
+
+  LeastSquares(TallMatrix<T> &A, MatrixView<T> b, const LstsqRequest &request)
+      : A_(A), b_(b), request_(request), damp_(request.damp) {}
+
+  Result solve() {
+    bool finite = true;
+    const int b_exponent = scale_b(finite);
+    if (!finite)
+      return not_finite("b");
+    std::optional<Result> result;
+    int a_exponent = 0;
+    try {
+      result = run();
+    } catch (const OutOfRange &) {
+      const double largest = A_.scan(finite);
+      if (!finite)
+        return not_finite("A");
+      // float: the factor itself must be a normal number
+      a_exponent = largest > 0 ? std::clamp(std::ilogb(largest), -4 * kSafe, 4 * kSafe) : 0;
+      A_.rescale(static_cast<real_t<T>>(std::ldexp(1.0, -a_exponent)));
+      damp_ = std::ldexp(damp_, -a_exponent);
+      rescaled_ = true;
+      result = run();
+    }
+    result->facts.passes = A_.reads;
+    scale_back(*result, a_exponent, b_exponent);
+    return std::move(*result);
+  }
+
+private:
+  static constexpr bool kSingle = std::is_same_v<real_t<T>, float>;
+  static constexpr double kUnit = unit_roundoff<T>();
+  /// Entries within 2^+-kSafe leave room for squares.
+  static constexpr int kSafe = kSingle ? 30 : 250;
+  /// Singular values this close to the rank decision leave it to `direct`.
+  static constexpr double kMargin = 10.0;
+  static constexpr index kRefinements = 8;
+  /// Entries of A below which "auto" does not sketch.
+  static constexpr index kSmallProblem = index(1) << 18;
+
+  struct OutOfRange {};
+
+  // --- range ---
+
+  static bool safe(double largest) {
+    return largest == 0 || std::abs(std::ilogb(largest)) <= kSafe;
+  }
+
+  /// Brings b into the safe range, as a copy, if it is not there: b 2^-e.
+  int scale_b(bool &finite) {
+    double largest = 0;
+    for (index i = 0; i < b_.m; ++i)
+      for (index j = 0; j < b_.n; ++j) {
+        const double size = std::max(std::abs(static_cast<double>(std::real(*b_.at(i, j)))),
+                                     std::abs(static_cast<double>(std::imag(*b_.at(i, j)))));
+        if (!std::isfinite(size))
+          finite = false;
+        largest = std::max(largest, size);
+      }
+    if (!finite || safe(largest))
+      return 0;
+    const int e = std::clamp(std::ilogb(largest), -4 * kSafe, 4 * kSafe);
+    const auto factor = static_cast<real_t<T>>(std::ldexp(1.0, -e));
+    scaled_b_.reserve(static_cast<std::size_t>(b_.m * b_.n));
+    for (index i = 0; i < b_.m; ++i)
+      for (index j = 0; j < b_.n; ++j)
+        scaled_b_.push_back(*b_.at(i, j) * factor);
+    b_ = {scaled_b_.data(), b_.m, b_.n, b_.n, 1, false};
+    return e;
+  }
+
+  void scale_back(Result &result, int a_exponent, int b_exponent) const {
+    for (Wide &x : result.x.data)
+      x = ldexp(x, b_exponent - a_exponent);
+    for (double &r : result.residuals2)
+      r = std::ldexp(r, 2 * b_exponent);
+    for (double &r : result.facts.residual_norm)
+      r = std::ldexp(r, b_exponent);
+    for (double &s : result.s)
+      s = std::ldexp(s, a_exponent);
+  }
+
+  static double ldexp(double x, int e) { return std::ldexp(x, e); }
+  static std::complex<double> ldexp(std::complex<double> x, int e) {
+    return {std::ldexp(x.real(), e), std::ldexp(x.imag(), e)};
+  }
+
+  /// Finite and in range, or OutOfRange, whose handler looks at the entries of A.
+  void check(const Small<Wide> &M) const {
+    double largest = 0;
+    for (const Wide &x : M.data) {
+      const double size = std::abs(x);
+      if (!std::isfinite(size))
+        throw OutOfRange{};
+      largest = std::max(largest, size);
+    }
+    if (!rescaled_ && !safe(largest))
+      throw OutOfRange{};
+  }
+
+  Result not_finite(const char *name) const {
+    if (request_.check_finite)
+      throw ValueError(std::string(name) + " contains NaN or Inf");
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    const auto r = static_cast<std::size_t>(b_.n);
+    Result result;
+    result.x = Small<Wide>(A_.n, b_.n);
+    std::fill(result.x.data.begin(), result.x.data.end(), Wide(nan));
+    result.residuals2.assign(r, nan);
+    result.s.assign(static_cast<std::size_t>(A_.n), nan);
+    result.facts.residual_norm.assign(r, nan);
+    result.facts.cond = result.facts.backward_error = nan;
+    result.facts.s_exact = result.facts.converged = false;
+    result.facts.passes = 1;
+    return result;
+  }
+
+  // --- the choice ---
+
+  Result run() {
+    const index m = A_.m, n = A_.n;
+    index d = request_.rows > 0 ? request_.rows : 2 * n + 32;
+    LstsqMethod method = request_.method;
+    if (method == LstsqMethod::kAuto)
+      method =
+          m * n <= kSmallProblem || m < 2 * d ? LstsqMethod::kDirect : LstsqMethod::kPrecondition;
+    if (method != LstsqMethod::kDirect && d < m) {
+      const SketchSpec spec = sketch_spec(d);
+      if (method == LstsqMethod::kSketch)
+        return by_triangle(sketched_triangle(spec), "sketch", d);
+      if (std::optional<Result> result = precondition(spec))
+        return std::move(*result);
+    }
+    return by_triangle(A_.triangle(b_, damp_), "direct", 0);
+  }
+
+  SketchSpec sketch_spec(index d) const {
+    const index nnz = request_.sketch == SketchKind::kSjlt ? std::min<index>(8, d) : d;
+    return {request_.sketch, request_.key, d, A_.m, nnz};
+  }
+
+  // --- direct and sketch: the SVD of a triangle ---
+
+  /// The R of [S A, S b; damp I, 0].
+  Small<Wide> sketched_triangle(const SketchSpec &spec) {
+    const Small<Wide> SA = A_.sketch(spec), Sb = sketched(spec, b_);
+    const index n = A_.n, extra = damp_ > 0 ? n : 0;
+    Small<Wide> M(spec.d + extra, n + b_.n);
+    for (index j = 0; j < n; ++j)
+      std::copy(SA.col(j), SA.col(j) + spec.d, M.col(j));
+    for (index j = 0; j < b_.n; ++j)
+      std::copy(Sb.col(j), Sb.col(j) + spec.d, M.col(n + j));
+    for (index j = 0; j < extra; ++j)
+      M(spec.d + j, j) = damp_;
+    blas::triangle(M);
+    return M;
+  }
+
+  Result by_triangle(const Small<Wide> &R, const char *method, index rows) {
+    check(R);
+    const index n = A_.n, r = b_.n;
+    Small<Wide> U(n, n), c(n, r), V;
+    for (index j = 0; j < n; ++j)
+      std::copy(R.col(j), R.col(j) + std::min(n, R.rows), U.col(j));
+    for (index j = 0; j < r; ++j)
+      std::copy(R.col(n + j), R.col(n + j) + std::min(n, R.rows), c.col(j));
+    Result result;
+    blas::gesdd(n, n, U, result.s, V);
+    const std::vector<double> &s = result.s;
+    while (result.rank < n && s[result.rank] > request_.rcond * s[0])
+      ++result.rank;
+    const index k = result.rank;
+    Small<Wide> z = blas::product('C', U.columns(0, k), 'N', c);
+    for (index j = 0; j < r; ++j)
+      for (index i = 0; i < k; ++i)
+        z(i, j) /= s[i];
+    const Small<Wide> Vk = V.columns(0, k);
+    result.x = blas::product('N', Vk, 'N', z);
+    result.facts.method = method;
+    result.facts.rows = rows;
+    result.facts.s_exact = rows == 0;
+    Small<Wide> g;
+    std::vector<double> norms2;
+    measure(result.x, norms2, g);
+    const Small<Wide> Vg = blas::product('C', Vk, 'N', g);
+    result.facts.backward_error = backward_error(result.x, norms2, s, [&](index j, double mu) {
+      double sum = 0;
+      for (index i = 0; i < k; ++i)
+        if (s[i] * s[i] + mu > 0)
+          sum += abs2(Vg(i, j)) / (s[i] * s[i] + mu);
+      return sum;
+    });
+    finish(result, norms2);
+    return result;
+  }
+
+  // --- precondition ---
+
+  /// The sketched preconditioner, powers of two in front: P = D R0^-1 and R0 D^-1; false where the
+  /// rank of A is in doubt.
+  bool sketched_factor(const SketchSpec &spec, Small<Wide> &P, Small<Wide> &R0) {
+    const index n = A_.n, d = spec.d;
+    Small<Wide> SA = A_.sketch(spec);
+    check(SA);
+    if (damp_ > 0) {
+      Small<Wide> taller(d + n, n);
+      for (index j = 0; j < n; ++j) {
+        std::copy(SA.col(j), SA.col(j) + d, taller.col(j));
+        taller(d + j, j) = damp_;
+      }
+      SA = std::move(taller);
+    }
+    std::vector<double> D(static_cast<std::size_t>(n));
+    for (index j = 0; j < n; ++j) {
+      double largest = 0;
+      for (index i = 0; i < SA.rows; ++i)
+        largest = std::max(largest, std::abs(SA(i, j)));
+      if (!(largest > 0))
+        return false;
+      D[j] = std::ldexp(1.0, -std::ilogb(largest));
+      for (index i = 0; i < SA.rows; ++i)
+        SA(i, j) *= D[j];
+    }
+    blas::triangle(SA);
+    P = SA;
+    if (!blas::invert_upper(P))
+      return false;
+    constexpr double kWorst = 1.0 / (30.0 * std::numeric_limits<double>::epsilon());
+    if (!(frobenius(SA) * frobenius(P) < kWorst))
+      return false;
+    R0 = std::move(SA);
+    for (index j = 0; j < n; ++j)
+      for (index i = 0; i <= j; ++i) {
+        P(i, j) *= D[i];
+        R0(i, j) /= D[j];
+      }
+    return true;
+  }
+
+  std::optional<Result> precondition(const SketchSpec &spec) {
+    const index n = A_.n;
+    Small<Wide> N, R, c;
+    {
+      Small<Wide> P, R0, G, H;
+      if (!sketched_factor(spec, P, R0))
+        return std::nullopt;
+      A_.gram(P, b_, G, H);
+      if (damp_ > 0) {
+        const Small<Wide> PP = blas::product('C', P, 'N', P);
+        for (std::size_t i = 0; i < G.data.size(); ++i)
+          G.data[i] += damp_ * damp_ * PP.data[i];
+      }
+      for (const Wide &x : G.data)
+        if (!std::isfinite(std::abs(x)))
+          throw OutOfRange{};
+      if (!blas::potrf(n, G.data.data(), n))
+        return std::nullopt;
+      for (index j = 0; j < n; ++j)
+        std::fill(G.col(j) + j + 1, G.col(j) + n, Wide(0));
+      R = blas::product('N', G, 'N', R0);
+      if (!blas::invert_upper(G))
+        return std::nullopt;
+      N = blas::product('N', P, 'N', G);
+      c = blas::product('C', G, 'N', H);
+    }
+    Result result;
+    result.s = blas::singular_values(R);
+    const std::vector<double> &s = result.s;
+    if (!(s[n - 1] > kMargin * request_.rcond * s[0]))
+      return std::nullopt;
+    result.rank = n;
+    refine(result, N, R, blas::product('N', N, 'N', c));
+    result.facts.method = "precondition";
+    result.facts.rows = spec.d;
+    return result;
+  }
+
+  void refine(Result &result, const Small<Wide> &N, const Small<Wide> &R, Small<Wide> x) {
+    const index steps = request_.max_iter > 0 ? request_.max_iter : kRefinements;
+    constexpr double kEps = 2.0 * kUnit;
+    const double target = request_.tol > 0 ? request_.tol : 0.5 * kEps;
+    const double accepted = request_.tol > 0 ? request_.tol : 50.0 * kEps;
+    const index least = request_.tol > 0 ? 0 : 2;
+    const std::vector<double> &s = result.s;
+    double last = std::numeric_limits<double>::infinity();
+    for (index step = 0;; ++step) {
+      std::vector<double> norms2;
+      Small<Wide> g;
+      measure(x, norms2, g);
+      const Small<Wide> w = blas::product('C', N, 'N', g);
+      const double size = frobenius(w);
+      double error = backward_error(
+          x, norms2, s, [&](index j, double mu) { return upper_quadratic(g, w, j, mu); });
+      const bool out_of_steps = step == steps;
+      const bool stagnant = step > least && size > 0.5 * last;
+      const bool last_step = out_of_steps || stagnant || step >= least;
+      if (last_step && error > target)
+        error = backward_error(x, norms2, s,
+                               [&](index j, double mu) { return quadratic(R, N, g, w, j, mu); });
+      const bool stopped = request_.monitor && step > 0 && request_.monitor(step, error);
+      if (out_of_steps || stagnant || stopped || (step >= least && error <= target)) {
+        result.x = std::move(x);
+        result.facts.backward_error = error;
+        result.facts.iterations = step;
+        result.facts.converged = error <= accepted;
+        finish(result, norms2);
+        return;
+      }
+      const Small<Wide> dx = blas::product('N', N, 'N', w);
+      for (std::size_t i = 0; i < x.data.size(); ++i)
+        x.data[i] += dx.data[i];
+      last = size;
+    }
+  }
+
+  // --- the certificate ---
+
+  /// x rounded to what is returned, its residual norms, and g = A^H (b - A x) - damp^2 x.
+  void measure(Small<Wide> &x, std::vector<double> &norms2, Small<Wide> &g) {
+    for (Wide &value : x.data)
+      value = Wide(static_cast<T>(value));
+    A_.residual(x, b_, norms2, g);
+    if (damp_ > 0)
+      for (std::size_t i = 0; i < g.data.size(); ++i)
+        g.data[i] -= damp_ * damp_ * x.data[i];
+  }
+
+  static double norm2(const Small<Wide> &M, index j) {
+    double sum = 0;
+    for (index i = 0; i < M.rows; ++i)
+      sum += abs2(M(i, j));
+    return sum;
+  }
+  static double frobenius(const Small<Wide> &M) {
+    double sum = 0;
+    for (const Wide &x : M.data)
+      sum += abs2(x);
+    return std::sqrt(sum);
+  }
+
+  /// The worst column's backward error; quadratic(j, mu) = g_j^H (A^H A + mu)^-1 g_j.
+  template <class F>
+  double backward_error(const Small<Wide> &x, const std::vector<double> &norms2,
+                        const std::vector<double> &s, F &&quadratic) const {
+    double norm_A2 = 0, worst = 0;
+    for (double value : s)
+      norm_A2 += value * value;
+    if (norm_A2 == 0)
+      return 0;
+    for (index j = 0; j < b_.n; ++j) {
+      double norm_b2 = 0;
+      for (index i = 0; i < b_.m; ++i)
+        norm_b2 += abs2(Wide(*b_.at(i, j)));
+      if (norm_b2 == 0)
+        continue;
+      const double theta2 = norm_A2 / norm_b2, x2 = norm2(x, j);
+      const double shrink = 1 + theta2 * x2;
+      const double mu = theta2 * (norms2[j] + damp_ * damp_ * x2) / shrink;
+      const double eta = std::sqrt(theta2 / shrink * quadratic(j, mu));
+      worst = std::max(worst, eta / std::sqrt(norm_A2));
+    }
+    return worst;
+  }
+
+  /// (A^H A + mu)^-1 is below (A^H A)^-1 and below 1 / mu.
+  static double upper_quadratic(const Small<Wide> &g, const Small<Wide> &w, index j, double mu) {
+    const double bound = norm2(w, j);
+    return mu > 0 ? std::min(bound, norm2(g, j) / mu) : bound;
+  }
+
+  /// By the Cholesky factor of R^H R + mu, or where that has lost the small singular values, of
+  /// I + mu N^H N.
+  double quadratic(const Small<Wide> &R, const Small<Wide> &N, const Small<Wide> &g,
+                   const Small<Wide> &w, index j, double mu) const {
+    const double r2 = frobenius(R) * frobenius(R);
+    const bool well_shifted = mu > 1e-8 * r2;
+    Small<Wide> M = well_shifted ? blas::product('C', R, 'N', R) : blas::product('C', N, 'N', N);
+    if (!well_shifted)
+      for (Wide &x : M.data)
+        x *= mu;
+    for (index i = 0; i < M.rows; ++i)
+      M(i, i) += well_shifted ? mu : 1.0;
+    if (!blas::potrf(M.rows, M.data.data(), M.rows))
+      return upper_quadratic(g, w, j, mu);
+    // L y = v with L = M^H, the upper factor's columns
+    const Wide *v = (well_shifted ? g : w).col(j);
+    std::vector<Wide> y(static_cast<std::size_t>(M.rows));
+    double sum = 0;
+    for (index i = 0; i < M.rows; ++i) {
+      Wide value = v[i];
+      for (index k = 0; k < i; ++k)
+        value -= conj_of(M(k, i)) * y[k];
+      y[i] = value / real_of(M(i, i));
+      sum += abs2(y[i]);
+    }
+    return sum;
+  }
+
+  void finish(Result &result, const std::vector<double> &norms2) const {
+    const std::vector<double> &s = result.s;
+    result.facts.cond =
+        s.back() > 0 ? s.front() / s.back() : std::numeric_limits<double>::infinity();
+    for (index j = 0; j < b_.n; ++j) {
+      result.facts.residual_norm.push_back(std::sqrt(norms2[j]));
+      result.residuals2.push_back(norms2[j] + damp_ * damp_ * norm2(result.x, j));
+    }
+  }
+
+  TallMatrix<T> &A_;
+  MatrixView<T> b_;
+  std::vector<T> scaled_b_;
+  LstsqRequest request_;
+  double damp_;
+  bool rescaled_ = false;
+};
+
+} // namespace lowla

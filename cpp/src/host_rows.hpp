@@ -1,0 +1,137 @@
+// Row blocks of a dense matrix in main memory, and what loops over them share.
+#pragma once
+
+#include "lowla/core/panel.hpp"
+#include "lowla/core/threads.hpp"
+#include "lowla/core/view.hpp"
+
+namespace lowla::rows {
+
+using threads::parallel_for;
+
+/// Below this many flops a loop is not worth waking a thread for.
+inline constexpr double kSerialFlops = 1e6;
+/// Memory for the partial sums of one reduction, beyond what the panels themselves take.
+inline constexpr index kPartialBytes = index(8) << 20;
+
+inline index chunks_for(double flops, index wanted) {
+  const auto affordable = static_cast<index>(flops / kSerialFlops) + 1;
+  return std::max<index>(1, std::min(wanted, affordable));
+}
+
+/// Split of `rows` into chunks of whole row blocks; depends on the sizes alone.
+struct RowChunks {
+  index rows, size, count;
+  RowChunks(index n_rows, index wanted, index block)
+      : rows(n_rows),
+        size(std::max(block, round_up((n_rows + wanted - 1) / std::max<index>(1, wanted), block))),
+        count((n_rows + size - 1) / size) {}
+  index first(index c) const { return c * size; }
+  index last(index c) const { return std::min(rows, (c + 1) * size); }
+};
+
+/// Per-thread scratch that survives between calls on one thread.
+template <class R> R *scratch(index n, int slot) {
+  constexpr int kSlots = 4;
+  thread_local Buffer<R> buffers[kSlots];
+  thread_local index sizes[kSlots] = {};
+  if (sizes[slot] < n) {
+    buffers[slot] = Buffer<R>();
+    buffers[slot] = Buffer<R>(n);
+    sizes[slot] = n;
+  }
+  return buffers[slot].get();
+}
+
+void widen(const float *x, double *y, index n);
+/// Z (rows x q, row stride ldz) += block (rows x q)
+void add_block(const float *block, index rows, index q, double *Z, index ldz);
+
+/// acc[j] += sum over parts of part[j], in the order of the parts.
+template <class R> void add_parts(R *out, const R *parts, index n_parts, index stride, index n) {
+  for (index p = 0; p < n_parts; ++p)
+    for (index j = 0; j < n; ++j)
+      out[j] += parts[p * stride + j];
+}
+
+template <class T> inline constexpr int kPlanes = scalar_traits<T>::planes;
+
+/// Entries of a panel's row that may not be zero: a real row's padding need not be multiplied.
+template <class T> index used(const Panel<T> &P) { return is_complex_v<T> ? P.ld : P.cols; }
+
+/// The numbers x as type Product: the memory itself, or widened into the thread's scratch.
+template <class Product, class R> const Product *as(const R *x, index n, int slot) {
+  if constexpr (std::is_same_v<Product, R>) {
+    (void)n;
+    (void)slot;
+    return x;
+  } else {
+    Product *wide = scratch<Product>(n, slot);
+    widen(x, wide, n);
+    return wide;
+  }
+}
+
+/// Z (rows x q) += X^T W over `depth` rows, added up in R, Z in double.
+template <class R>
+void add_products(const R *X, index ldx, index rows, const R *W, index ldw, index q, index depth,
+                  double *Z, index ldz) {
+  if constexpr (std::is_same_v<R, double>) {
+    simd::dense<double>().multiply_transposed(X, ldx, depth, rows, W, ldw, q, Z, ldz);
+  } else {
+    R *block = scratch<R>(rows * q, 2);
+    std::fill(block, block + rows * q, R(0));
+    simd::dense<R>().multiply_transposed(X, ldx, depth, rows, W, ldw, q, block, q);
+    add_block(block, rows, q, Z, ldz);
+  }
+}
+
+/// The stored matrix as the kernels see it: m x (planes n) reals, rows contiguous, times `scale`.
+template <class T> class DenseRows {
+public:
+  using R = real_t<T>;
+
+  explicit DenseRows(MatrixView<T> A, R scale = R(1)) : A_(A), scale_(scale) {}
+
+  index depth() const { return kPlanes<T> * A_.n; }
+
+  bool direct() const { return (A_.cs == 1 || A_.n == 1) && scale_ == R(1); }
+
+  /// f(i, rows, block, row stride) for the row blocks of [first, last); a block is the stored
+  /// memory itself where its rows are contiguous, else a packed (and scaled) copy of the block.
+  template <class F> void for_blocks(index first, index last, F &&f) const {
+    for (index i = first; i < last; i += simd::kRowBlock) {
+      const index rows = std::min(simd::kRowBlock, last - i);
+      if (direct()) {
+        f(i, rows, reinterpret_cast<const R *>(A_.at(i, 0)), kPlanes<T> * A_.rs);
+      } else {
+        R *packed = scratch<R>(simd::kRowBlock * depth(), 0);
+        pack(i, rows, packed);
+        f(i, rows, static_cast<const R *>(packed), depth());
+      }
+    }
+  }
+
+protected:
+  MatrixView<T> A_;
+  R scale_;
+
+private:
+  void pack(index i, index rows, R *out) const {
+    constexpr index kTile = 16;
+    for (index j0 = 0; j0 < A_.n; j0 += kTile) {
+      const index j1 = std::min(A_.n, j0 + kTile);
+      for (index r = 0; r < rows; ++r) {
+        const T *source = A_.at(i + r, 0);
+        R *target = out + r * depth();
+        for (index j = j0; j < j1; ++j) {
+          const R *entry = reinterpret_cast<const R *>(source + j * A_.cs);
+          for (int plane = 0; plane < kPlanes<T>; ++plane)
+            target[kPlanes<T> * j + plane] = scale_ * entry[plane];
+        }
+      }
+    }
+  }
+};
+
+} // namespace lowla::rows

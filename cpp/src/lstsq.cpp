@@ -1,0 +1,333 @@
+// Passes over a tall dense matrix in main memory for least squares (see lstsq.hpp).
+//
+// gram: row blocks of kBlock rows. Y = A_block P by column panels, each to the depth of the
+// triangle, stays in the second-level cache; then the upper panels of Y^H Y. Per entry of A 2 n
+// flops, A read once. residual: blocks of simd::kRowBlock rows; y = b - A X, and A^H y added up
+// within the block before it joins a compensated sum, so that its error does not grow with m.
+#include "lowla/lstsq.hpp"
+
+#include "host_rows.hpp"
+
+#include "lowla/core/clones.hpp"
+
+namespace lowla {
+namespace {
+
+using namespace rows;
+
+/// Columns of a panel of Y^H Y, in panel units: the widest register tile.
+constexpr index kPanelUnits = 4;
+/// Rows of a block of Y.
+constexpr index kBlock = 4 * simd::kRowBlock;
+
+/// sum += x with the rounding error kept in `lost` (Knuth's two-sum).
+LOWLA_CLONES void add_compensated(const double *x, double *sum, double *lost, index n) {
+  for (index i = 0; i < n; ++i) {
+    const double s = sum[i] + x[i];
+    const double back = s - sum[i];
+    lost[i] += (sum[i] - (s - back)) + (x[i] - back);
+    sum[i] = s;
+  }
+}
+
+/// The right factor of A M for stored rows of A: for complex A rows 2j, 2j+1 are [Mr | Mi] and
+/// [-Mi | Mr] (the sign follows a conjugated view), columns padded to `width` a plane.
+template <class R, class T>
+Buffer<R> right_factor(const Small<wide_t<T>> &M, index width, bool conjugated) {
+  constexpr int planes = kPlanes<T>;
+  const index ld = planes * width;
+  Buffer<R> out(planes * M.rows * ld);
+  std::fill(out.get(), out.get() + planes * M.rows * ld, R(0));
+  const double flip = conjugated ? -1.0 : 1.0;
+  for (index j = 0; j < M.cols; ++j)
+    for (index i = 0; i < M.rows; ++i) {
+      R *row = out.get() + planes * i * ld + j;
+      row[0] = static_cast<R>(real_of(M(i, j)));
+      if constexpr (is_complex_v<T>) {
+        const double im = M(i, j).imag();
+        row[width] = static_cast<R>(im);
+        row[ld] = static_cast<R>(-flip * im);
+        row[ld + width] = static_cast<R>(flip * M(i, j).real());
+      } else {
+        (void)flip;
+      }
+    }
+  return out;
+}
+
+/// Rows first.. of b as a planar panel with `width` columns a plane.
+template <class Out, class T>
+void load_rows(MatrixView<T> b, index first, index count, index width, Out *out) {
+  const index ld = kPlanes<T> * width;
+  std::fill(out, out + count * ld, Out(0));
+  for (index i = 0; i < count; ++i)
+    for (index j = 0; j < b.n; ++j) {
+      const T value = *b.at(first + i, j);
+      out[i * ld + j] = static_cast<Out>(std::real(value));
+      if constexpr (is_complex_v<T>)
+        out[i * ld + width + j] = static_cast<Out>(b.conjugated ? -value.imag() : value.imag());
+    }
+}
+
+template <class T> class DenseTall final : public TallMatrix<T>, private DenseRows<T> {
+public:
+  using R = real_t<T>;
+  using Wide = wide_t<T>;
+
+  explicit DenseTall(MatrixView<T> A) : DenseRows<T>(A) {
+    this->m = A.m;
+    this->n = A.n;
+  }
+
+  Small<Wide> sketch(const SketchSpec &spec) override {
+    ++this->reads;
+    if (scale_ == R(1))
+      return sketched(spec, A_);
+    // Out of range: S A of the scaled rows, which a sketch of A itself could not hold.
+    Buffer<T> rows(A_.m * A_.n);
+    for (index i = 0; i < A_.m; ++i)
+      for (index j = 0; j < A_.n; ++j)
+        rows.get()[i * A_.n + j] = *A_.at(i, j) * scale_;
+    return sketched(spec, MatrixView<T>{rows.get(), A_.m, A_.n, A_.n, 1, A_.conjugated});
+  }
+
+  void gram(const Small<Wide> &P, MatrixView<T> b, Small<Wide> &G, Small<Wide> &H) override {
+    ++this->reads;
+    constexpr index unit = simd::panel_unit<R>;
+    const index n = A_.n;
+    // A row stride that is a multiple of 1 KiB would put the rows of a block into few cache sets.
+    index width = round_up(n, unit);
+    if (width * kPlanes<T> * static_cast<index>(sizeof(R)) % 1024 == 0)
+      width += unit;
+    const index ld = kPlanes<T> * width, used = is_complex_v<T> ? ld : n;
+    const index b_width = round_up(b.n, unit), ldb = kPlanes<T> * b_width;
+    const Buffer<R> right = right_factor<R, T>(P, width, A_.conjugated);
+    const index size = used * (ld + ldb);
+    const index budget =
+        std::max<index>(index(16) << 20, 4 * used * used * static_cast<index>(sizeof(double)));
+    const index wanted =
+        std::clamp<index>(budget / (size * static_cast<index>(sizeof(double))), 2, 16);
+    const double flops = 2.0 * static_cast<double>(A_.m) * static_cast<double>(size);
+    const RowChunks chunks(A_.m, chunks_for(flops, wanted), kBlock);
+    Buffer<double> parts(chunks.count * size);
+    const index panel = kPanelUnits * unit;
+    parallel_for(chunks.count, [&](index c) {
+      double *G_part = parts.get() + c * size, *H_part = G_part + used * ld;
+      std::fill(G_part, G_part + size, 0.0);
+      R *Y = scratch<R>(kBlock * ld, 1), *rhs = scratch<R>(kBlock * ldb, 3);
+      for (index first = chunks.first(c); first < chunks.last(c); first += kBlock) {
+        const index rows = std::min(kBlock, chunks.last(c) - first);
+        this->for_blocks(first, first + rows, [&](index i, index count, const R *A, index rs) {
+          product(A, rs, count, right.get(), width, Y + (i - first) * ld);
+        });
+        load_rows(b, first, rows, b_width, rhs);
+        for (index q = 0; q < ld; q += panel) {
+          const index columns = std::min(panel, ld - q);
+          const index above = is_complex_v<T> ? used : std::min(used, q + columns);
+          add_products(Y, ld, above, Y + q, ld, columns, rows, G_part + q, ld);
+        }
+        add_products(Y, ld, used, rhs, ldb, ldb, rows, H_part, ldb);
+      }
+    });
+    for (index c = 1; c < chunks.count; ++c)
+      add_parts(parts.get(), parts.get() + c * size, 1, size, size);
+    G = Small<Wide>(n, n);
+    H = Small<Wide>(n, b.n);
+    const double *g = parts.get(), *h = g + used * ld;
+    for (index i = 0; i < n; ++i) {
+      for (index j = i; j < n; ++j) {
+        if constexpr (is_complex_v<T>)
+          G(i, j) = adjoint_entry(g, ld, width, width, i, j);
+        else
+          G(i, j) = g[i * ld + j];
+        G(j, i) = conj_of(G(i, j));
+      }
+      for (index j = 0; j < b.n; ++j)
+        if constexpr (is_complex_v<T>)
+          H(i, j) = adjoint_entry(h, ldb, width, b_width, i, j);
+        else
+          H(i, j) = h[i * ldb + j];
+    }
+  }
+
+  void residual(const Small<Wide> &X, MatrixView<T> b, std::vector<double> &norms2,
+                Small<Wide> &Z) override {
+    ++this->reads;
+    const index n = A_.n, r = b.n, depth = this->depth();
+    const index width = round_up(r, simd::panel_unit<double>), ld = kPlanes<T> * width;
+    const Buffer<double> right = right_factor<double, T>(X, width, A_.conjugated);
+    const index size = depth * ld;
+    const double flops = 4.0 * static_cast<double>(A_.m) * static_cast<double>(size);
+    const index wanted =
+        std::clamp<index>(kPartialBytes / (2 * size * static_cast<index>(sizeof(double))), 4, 16);
+    const RowChunks chunks(A_.m, chunks_for(flops, wanted), simd::kRowBlock);
+    Buffer<double> parts(chunks.count * 2 * size);
+    std::vector<double> squares(static_cast<std::size_t>(chunks.count * r), 0.0);
+    parallel_for(chunks.count, [&](index c) {
+      double *sum = parts.get() + c * 2 * size, *lost = sum + size;
+      std::fill(sum, sum + 2 * size, 0.0);
+      double *y = scratch<double>(2 * simd::kRowBlock * ld, 1), *target = y + simd::kRowBlock * ld;
+      double *z = scratch<double>(size, 3);
+      this->for_blocks(
+          chunks.first(c), chunks.last(c), [&](index i, index count, const R *stored, index rs) {
+            const double *A = wide_rows(stored, rs, count);
+            const index stride = std::is_same_v<R, double> ? rs : depth;
+            simd::dense<double>().multiply(A, stride, count, depth, right.get(), ld, ld, y, ld,
+                                           false);
+            load_rows(b, i, count, width, target);
+            for (index k = 0; k < count * ld; ++k)
+              y[k] = target[k] - y[k];
+            for (index k = 0; k < count; ++k)
+              for (index j = 0; j < r; ++j)
+                for (int plane = 0; plane < kPlanes<T>; ++plane) {
+                  const double value = y[k * ld + plane * width + j];
+                  squares[c * r + j] += value * value;
+                }
+            std::fill(z, z + size, 0.0);
+            simd::dense<double>().multiply_transposed(A, stride, count, depth, y, ld, ld, z, ld);
+            add_compensated(z, sum, lost, size);
+          });
+    });
+    norms2.assign(static_cast<std::size_t>(r), 0.0);
+    double *sum = parts.get(), *lost = sum + size;
+    for (index c = 0; c < chunks.count; ++c) {
+      for (index j = 0; j < r; ++j)
+        norms2[j] += squares[c * r + j];
+      if (c > 0) {
+        add_compensated(parts.get() + c * 2 * size, sum, lost, size);
+        add_parts(lost, parts.get() + c * 2 * size + size, 1, size, size);
+      }
+    }
+    Z = Small<Wide>(n, r);
+    const double flip = A_.conjugated ? -1.0 : 1.0;
+    for (index i = 0; i < n; ++i)
+      for (index j = 0; j < r; ++j) {
+        const auto at = [&](index row, index column) {
+          return sum[row * ld + column] + lost[row * ld + column];
+        };
+        if constexpr (is_complex_v<T>)
+          Z(i, j) = {at(2 * i, j) + flip * at(2 * i + 1, width + j),
+                     at(2 * i, width + j) - flip * at(2 * i + 1, j)};
+        else
+          Z(i, j) = at(i, j);
+      }
+  }
+
+  Small<Wide> triangle(MatrixView<T> b, double damp) override {
+    ++this->reads;
+    const index n = A_.n, columns = n + b.n;
+    Small<Wide> R(damp > 0 ? n : 0, columns);
+    for (index j = 0; j < R.rows; ++j)
+      R(j, j) = damp;
+    const index block = std::max<index>(2 * columns, 256);
+    for (index first = 0; first < A_.m; first += block) {
+      const index rows = std::min(block, A_.m - first);
+      Small<Wide> stacked(R.rows + rows, columns);
+      for (index j = 0; j < columns; ++j) {
+        std::copy(R.col(j), R.col(j) + R.rows, stacked.col(j));
+        for (index i = 0; i < rows; ++i)
+          stacked(R.rows + i, j) = j < n ? value_at(A_, first + i, j) * static_cast<double>(scale_)
+                                         : value_at(b, first + i, j - n);
+      }
+      R = std::move(stacked);
+      blas::triangle(R);
+    }
+    return R;
+  }
+
+  double scan(bool &finite) override {
+    ++this->reads;
+    double largest = 0;
+    finite = true;
+    for (index i = 0; i < A_.m; ++i)
+      for (index j = 0; j < A_.n; ++j) {
+        const T a = *A_.at(i, j);
+        const double size = std::max(std::abs(static_cast<double>(std::real(a))),
+                                     std::abs(static_cast<double>(std::imag(a))));
+        if (!std::isfinite(size))
+          finite = false;
+        else
+          largest = std::max(largest, size);
+      }
+    return largest;
+  }
+
+  void rescale(R factor) override { scale_ = factor; }
+
+private:
+  using DenseRows<T>::A_;
+  using DenseRows<T>::scale_;
+
+  static Wide value_at(const MatrixView<T> &M, index i, index j) {
+    const Wide value(*M.at(i, j));
+    return M.conjugated ? conj_of(value) : value;
+  }
+
+  /// (Y^H W)(i, j) from the real product of the planar panels.
+  static Wide adjoint_entry(const double *H, index ld, index upper_width, index width, index i,
+                            index j) {
+    const double *upper = H + i * ld, *lower = H + (upper_width + i) * ld;
+    if constexpr (is_complex_v<T>)
+      return {upper[j] + lower[width + j], upper[width + j] - lower[j]};
+    else
+      return upper[j];
+  }
+
+  /// Y (count rows) = A_block P: for real A each panel of P only as deep as the triangle.
+  void product(const R *A, index rs, index count, const R *right, index width, R *Y) const {
+    const index ld = kPlanes<T> * width;
+    if constexpr (is_complex_v<T>) {
+      simd::dense<R>().multiply(A, rs, count, this->depth(), right, ld, ld, Y, ld, false);
+    } else {
+      const index panel = kPanelUnits * simd::panel_unit<R>;
+      for (index q = 0; q < ld; q += panel) {
+        const index columns = std::min(panel, ld - q);
+        simd::dense<R>().multiply(A, rs, count, std::min(A_.n, q + columns), right + q, ld, columns,
+                                  Y + q, ld, false);
+      }
+    }
+  }
+
+  /// The rows of a block in double: themselves, or widened one after the other.
+  const double *wide_rows(const R *A, index rs, index count) const {
+    if constexpr (std::is_same_v<R, double>) {
+      (void)rs;
+      (void)count;
+      return A;
+    } else {
+      const index depth = this->depth();
+      double *out = scratch<double>(simd::kRowBlock * depth, 2);
+      for (index i = 0; i < count; ++i)
+        widen(A + i * rs, out + i * depth, depth);
+      return out;
+    }
+  }
+};
+
+} // namespace
+
+template <class T> std::unique_ptr<TallMatrix<T>> tall_dense(MatrixView<T> A) {
+  return std::make_unique<DenseTall<T>>(A);
+}
+
+template <class T> Small<wide_t<T>> sketched(const SketchSpec &spec, MatrixView<T> b) {
+  Buffer<T> out(spec.d * b.n);
+  sketch_dense(spec, b, out.get());
+  Small<wide_t<T>> S(spec.d, b.n);
+  for (index j = 0; j < b.n; ++j)
+    for (index i = 0; i < spec.d; ++i)
+      S(i, j) = wide_t<T>(out.get()[i * b.n + j]);
+  return S;
+}
+
+#define LOWLA_INSTANTIATE(T)                                                                       \
+  template std::unique_ptr<TallMatrix<T>> tall_dense(MatrixView<T>);                               \
+  template Small<wide_t<T>> sketched(const SketchSpec &, MatrixView<T>);                           \
+  template class LeastSquares<T>;
+LOWLA_INSTANTIATE(float)
+LOWLA_INSTANTIATE(double)
+LOWLA_INSTANTIATE(std::complex<float>)
+LOWLA_INSTANTIATE(std::complex<double>)
+#undef LOWLA_INSTANTIATE
+
+} // namespace lowla
