@@ -65,6 +65,16 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked slow run with HYPOTHESIS_PROFILE=nightly."""
+    if os.environ.get("HYPOTHESIS_PROFILE") == "nightly":
+        return
+    skip = pytest.mark.skip(reason="slow: needs HYPOTHESIS_PROFILE=nightly")
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(skip)
+
+
 def pytest_report_header() -> str:
     missing = {
         name: reason for name in _backend.NAMES if (reason := _backend.why_not(name)) is not None

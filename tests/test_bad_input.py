@@ -21,6 +21,9 @@ def _with(value, A=A):
     return bad
 
 
+B = A[:, 0] + 1.0
+
+
 def _stream(*blocks, k=3, n=40, rng=0):
     stream = lowla.StreamingSVD(k, n, rng=rng)
     for block in blocks:
@@ -176,6 +179,78 @@ VALUE = [
         lambda: lowla.sketch_operator("srht", 3, 40).T @ A,
         "the right factor must have 3 rows, got shape (60, 40)",
     ),
+    # lstsq
+    (lambda: lowla.lstsq(A, B[:50]), "b must have A.shape[0] = 60 rows, got (50,)"),
+    (lambda: lowla.lstsq(A, A[None]), "b must have 1 or 2 dimensions, got shape (1, 60, 40)"),
+    (lambda: lowla.lstsq(A, 3.0), "b must have 1 or 2 dimensions, got shape ()"),
+    (lambda: lowla.lstsq(B, B), "A must have 2 dimensions, got shape (60,)"),
+    (
+        lambda: lowla.lstsq(A, B, method="qr"),
+        "method must be one of 'auto', 'direct', 'precondition', 'sketch', got 'qr'",
+    ),
+    (lambda: lowla.lstsq(A, B, damp=-1.0), "damp must be a finite number >= 0, got -1"),
+    (lambda: lowla.lstsq(A, B, damp=np.inf), "damp must be a finite number >= 0, got inf"),
+    (lambda: lowla.lstsq(A, B, np.nan), "rcond must not be NaN"),
+    (lambda: lowla.lstsq(A, B, tol=0.0), "tol must be in (0, 1), got 0"),
+    (lambda: lowla.lstsq(A, B, max_iter=0), "max_iter must be at least 1, got 0"),
+    (lambda: lowla.lstsq(A, B, eps=0.1), "eps is for method='sketch', got method='auto'"),
+    (lambda: lowla.lstsq(A, B, method="sketch", eps=1.0), "eps must be in (0, 1), got 1"),
+    (
+        lambda: lowla.lstsq(A, B, guarantee="linf"),
+        "guarantee='linf' is for method='sketch', got method='auto'",
+    ),
+    (
+        lambda: lowla.lstsq(A, B, method="sketch", sketch="sjlt", guarantee="linf"),
+        "guarantee='linf' needs a dense sketch, got sketch='sjlt'",
+    ),
+    (
+        lambda: lowla.lstsq(A, B, method="sketch", guarantee="l2"),
+        "guarantee must be one of 'linf', got 'l2'",
+    ),
+    (
+        lambda: lowla.lstsq(sp.csr_array((10_000, 2000)), np.ones(10_000), method="direct"),
+        "method='direct' would write out A, which is sparse, of shape (10000, 2000)",
+    ),
+    (lambda: lowla.lstsq(_with(np.nan), B), "A contains NaN or Inf"),
+    (lambda: lowla.lstsq(_with(np.inf).T, A.T), "A contains NaN or Inf"),
+    (lambda: lowla.lstsq(sp.csr_array(_with(np.nan)), B), "A contains NaN or Inf"),
+    (lambda: lowla.lstsq(aslinearoperator(_with(np.nan)), B), "A contains NaN or Inf"),
+    (lambda: lowla.lstsq(A, _with(np.nan)), "b contains NaN or Inf"),
+    (lambda: lowla.lstsq(A, B - np.inf, method="precondition"), "b contains NaN or Inf"),
+    # lp_regression
+    (lambda: lowla.lp_regression(A, B, 0.5), "p must be at least 1 and finite, got 0.5"),
+    (lambda: lowla.lp_regression(A, B, np.inf), "p must be at least 1 and finite, got inf"),
+    (lambda: lowla.lp_regression(A, B, np.nan), "p must be at least 1 and finite, got nan"),
+    (lambda: lowla.lp_regression(A, A, 1), "b must have 1 dimension, got shape (60, 40)"),
+    (
+        lambda: lowla.lp_regression(A, B, 1, method="irls"),
+        "method must be one of 'auto', 'sample', 'exact', got 'irls'",
+    ),
+    (lambda: lowla.lp_regression(A, B, 1, eps=0.0), "eps must be in (0, 1), got 0"),
+    (lambda: lowla.lp_regression(_with(np.nan), B, 1), "A contains NaN or Inf"),
+    (lambda: lowla.lp_regression(A, B * np.inf, 1.5), "b contains NaN or Inf"),
+    # leverage_scores, lewis_weights, sensitivity_sample
+    (
+        lambda: lowla.leverage_scores(A, method="svd"),
+        "method must be one of 'auto', 'exact', 'sketched', got 'svd'",
+    ),
+    (lambda: lowla.leverage_scores(B), "A must have 2 dimensions, got shape (60,)"),
+    (lambda: lowla.leverage_scores(_with(np.nan)), "A contains NaN or Inf"),
+    (lambda: lowla.lewis_weights(A, 0.0), "p must be at least 1 and finite, got 0"),
+    (lambda: lowla.lewis_weights(A, 1.0, tol=1.0), "tol must be in (0, 1), got 1"),
+    (lambda: lowla.lewis_weights(_with(np.inf), 1.0), "A contains NaN or Inf"),
+    (lambda: lowla.sensitivity_sample(A, 0), "n_samples must be at least 1, got 0"),
+    (lambda: lowla.sensitivity_sample(A, 3, p=0.9), "p must be at least 1 and finite, got 0.9"),
+    (
+        lambda: lowla.sensitivity_sample(A, 3, method="uniform"),
+        "method must be one of 'leverage', 'root_leverage', 'lewis', 'sensitivity', 'mixed', "
+        "got 'uniform'",
+    ),
+    (
+        lambda: lowla.sensitivity_sample(0 * A, 3),
+        "A must have a row that is not zero, got shape (60, 40)",
+    ),
+    (lambda: lowla.sensitivity_sample(_with(np.nan), 3), "A contains NaN or Inf"),
 ]
 
 TYPE = [
@@ -225,6 +300,31 @@ TYPE = [
         lambda: lowla.sketch_operator("sjlt", 3, 40, dtype=np.complex128),
         "dtype must be float32 or float64, got complex128",
     ),
+    (lambda: lowla.lstsq(A.astype(object), B), "A must be numeric, got dtype object"),
+    (lambda: lowla.lstsq(A, B.astype(str)), "b must be numeric, got dtype <U32"),
+    (lambda: lowla.lstsq(A, sp.csr_array(A)), "b must be a dense array, got csr_array"),
+    (lambda: lowla.lstsq(A, B, "small"), "rcond must be a float, got str"),
+    (lambda: lowla.lstsq(A, B, damp=None), "damp must be a float, got NoneType"),
+    (lambda: lowla.lstsq(A, B, max_iter=2.0), "max_iter must be an int, got float"),
+    (lambda: lowla.lstsq(A, B, callback=1), "callback must be callable, got int"),
+    (
+        lambda: lowla.lstsq(aslinearoperator(A), B * 1j),
+        "b must be float64 as A is, got complex128",
+    ),
+    (
+        lambda: lowla.lp_regression(A * 1j, B, 1),
+        "lp_regression is for real A and b, got complex128",
+    ),
+    (
+        lambda: lowla.lp_regression(aslinearoperator(A), B, 1),
+        "A must be an array or a sparse matrix, got a linear operator",
+    ),
+    (lambda: lowla.lp_regression(A, B, "one"), "p must be a float, got str"),
+    (
+        lambda: lowla.leverage_scores(aslinearoperator(A)),
+        "A must be an array or a sparse matrix, got a linear operator",
+    ),
+    (lambda: lowla.sensitivity_sample(A, 3.0), "n_samples must be an int, got float"),
 ]
 
 
@@ -290,3 +390,13 @@ def test_failures_leave_the_stream_as_it_was(backend):
     assert stream.n_rows == 60
     for ours, theirs in zip(stream.result(), before, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("method", ["auto", "direct", "precondition", "sketch"])
+@pytest.mark.parametrize("form", [lambda A: A, sp.csr_array])
+def test_without_the_check_bad_least_squares_give_nan(backend, form, method):
+    for left, right in ((_with(np.nan), B), (A, _with(np.inf)[:, 4:6])):
+        result = lowla.lstsq(form(left), right, method=method, rng=0, check_finite=False)
+        assert np.isnan(result.x).all()
+        assert np.isnan(result.s).all()
+    assert np.isnan(lowla.lp_regression(A, B * np.nan, 1, check_finite=False).x).all()

@@ -13,8 +13,11 @@ from lowla._backend import (
 )
 from lowla._config import register_threadpool, show_config
 from lowla._errors import ConvergenceWarning, CudaError
-from lowla._results import EighResult, SVDResult
+from lowla._lp import lp_regression
+from lowla._lstsq import lstsq
+from lowla._results import EighResult, LpResult, LstsqResult, RowSample, SVDResult
 from lowla._rsvd import nystrom, reigh, rsvd
+from lowla._scores import leverage_scores, lewis_weights, sensitivity_sample
 from lowla._sketch import sketch, sketch_operator
 from lowla._streaming import StreamingSVD
 
@@ -27,15 +30,23 @@ __all__ = [
     "ConvergenceWarning",
     "CudaError",
     "EighResult",
+    "LpResult",
+    "LstsqResult",
+    "RowSample",
     "SVDResult",
     "SketchOperator",
     "StreamingSVD",
     "__version__",
     "get_backend",
     "get_num_threads",
+    "leverage_scores",
+    "lewis_weights",
+    "lp_regression",
+    "lstsq",
     "nystrom",
     "reigh",
     "rsvd",
+    "sensitivity_sample",
     "set_backend",
     "set_num_threads",
     "show_config",

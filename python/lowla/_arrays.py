@@ -130,8 +130,12 @@ class Matrix:
 
     def empty(self, *shape: int, real: bool = False) -> Array:
         """Zeros of this matrix's dtype (or its real part's), as the caller's kind."""
+        return self.wrap(self.scratch(*shape, real=real))
+
+    def scratch(self, *shape: int, real: bool = False) -> Array:
+        """The same zeros as the backends take them."""
         xp = np if self.device == "host" else _cupy()
-        return self.wrap(xp.zeros(shape, self.real_dtype if real else self.dtype))
+        return cast(Array, xp.zeros(shape, self.real_dtype if real else self.dtype))
 
 
 def matrix(
@@ -155,6 +159,38 @@ def matrix(
         need = "at least 2 dimensions" if stacked else "2 dimensions"
         raise ValueError(f"{name} must have {need}, got shape {taken.shape}")
     return taken
+
+
+def right_side(b: ArrayLike, A: Matrix, name: str = "b") -> Matrix:
+    """Take in the dense right-hand side b, (m,) or (m, r), that belongs to A (m, n).
+
+    Raises TypeError for what is no numeric array or lives elsewhere than A, ValueError for a shape
+    that does not fit.
+    """
+    roots = {c.__module__.partition(".")[0] for c in type(b).__mro__}
+    taken = _take(cast(Any, b), name, roots)
+    if taken.kind != "dense":
+        raise TypeError(f"{name} must be a dense array, got {type(b).__name__}")
+    if len(taken.shape) not in (1, 2):
+        raise ValueError(f"{name} must have 1 or 2 dimensions, got shape {taken.shape}")
+    if taken.shape[0] != A.shape[0]:
+        raise ValueError(f"{name} must have A.shape[0] = {A.shape[0]} rows, got {taken.shape}")
+    if taken.device != A.device:
+        raise TypeError(f"A and {name} must both be in main memory or both on the GPU")
+    return taken
+
+
+def as_columns(b: Matrix) -> Matrix:
+    """A vector as a matrix of one column, no columns as one of zeros, a matrix as it is."""
+    if len(b.shape) == 2 and b.shape[1]:
+        return b
+    payload = b.dense[:, None] if len(b.shape) == 1 else b.scratch(b.shape[0], 1)
+    return replace(b, payload=payload, shape=(b.shape[0], 1))
+
+
+def column_norms(b: Matrix) -> Array:
+    """The 2-norm of each column of dense `b`."""
+    return cast(Array, (abs(b.dense) ** 2).sum(axis=0) ** 0.5)
 
 
 def _take(A: Any, name: str, roots: set[str]) -> Matrix:
@@ -436,12 +472,14 @@ def owned(M: Matrix) -> Matrix:
     return replace(M, payload=(indptr.copy(), indices.copy(), data.copy(), shape))
 
 
-def cast_to(M: Matrix, dtype: np.dtype[np.inexact], name: str) -> Matrix:
-    """The same matrix in another dtype; TypeError if that would drop an imaginary part."""
+def cast_to(
+    M: Matrix, dtype: np.dtype[np.inexact], name: str, first: str = "the first rows were"
+) -> Matrix:
+    """The same array or CSR in another dtype; TypeError if that would drop an imaginary part."""
     if M.dtype == dtype:
         return M
     if M.dtype.kind == "c" and dtype.kind != "c":
-        raise TypeError(f"{name} must be {dtype} as the first rows were, got {M.dtype}")
+        raise TypeError(f"{name} must be {dtype} as {first}, got {M.dtype}")
     if M.kind == "dense":
         return replace(M, payload=M.dense.astype(dtype), dtype=dtype)
     indptr, indices, data, shape = M.csr

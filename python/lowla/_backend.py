@@ -100,6 +100,44 @@ class Backend(Protocol):
         check_finite: bool,
         monitor: Monitor | None,
     ) -> tuple[Array, Array, Facts]: ...
+    def lstsq(
+        self,
+        A: Payload,
+        b: Dense,
+        rcond: float,
+        method: str,
+        sketch: str,
+        damp: float,
+        tol: float,
+        max_iter: int,
+        rows: int,
+        key: int,
+        check_finite: bool,
+        monitor: Monitor | None,
+    ) -> tuple[Array, Array, int, Array, Facts]: ...
+    def leverage_scores(self, A: Payload, method: str, key: int, check_finite: bool) -> Array: ...
+    def lewis_weights(
+        self, A: Payload, p: float, tol: float, max_iter: int
+    ) -> tuple[Array, Facts]: ...
+    def row_scores(
+        self, A: Payload, p: float, method: str, key: int, check_finite: bool
+    ) -> Array: ...
+    def sample_rows(
+        self, scores: Array, n_samples: int, p: float, key: int
+    ) -> tuple[npt.NDArray[np.int64], Array]: ...
+    def lp_regression(
+        self,
+        A: Payload,
+        b: Dense,
+        p: float,
+        method: str,
+        rows: int,
+        tol: float,
+        max_iter: int,
+        key: int,
+        check_finite: bool,
+        monitor: Monitor | None,
+    ) -> tuple[Array, Facts]: ...
     def stream_pass(self, A: Payload, X: Array) -> tuple[Array, Array, float]: ...
     def stream_finish(
         self, Y: Array, Z: Array, norm2: float, k: int
@@ -200,6 +238,22 @@ def select(device: Device) -> tuple[BackendName, Backend]:
             "there yourself (cupy.asnumpy(A), tensor.cpu()) or use the backend 'cuda'"
         )
     return name, load(name)
+
+
+# Functions that so far only the numba backend has.
+NUMBA_ONLY = frozenset(
+    {"lstsq", "leverage_scores", "lewis_weights", "row_scores", "sample_rows", "lp_regression"}
+)
+
+
+def select_for(function: str, device: Device) -> tuple[BackendName, Backend]:
+    """`select`, or numba where the compiled module does not have the function yet."""
+    name, backend = select(device)
+    if function not in NUMBA_ONLY or hasattr(backend, function):
+        return name, backend
+    if name == "cuda":
+        raise NotImplementedError(f"{function} does not run on the GPU yet: pass host arrays")
+    return "numba", load("numba")
 
 
 def load(name: BackendName) -> Backend:

@@ -1,13 +1,14 @@
-"""One call of a factorisation: its backend, its progress, and the facts that become `info`."""
+"""One call of a solver: its backend, its progress, and the facts that become `info`."""
 
 from __future__ import annotations
 
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -16,30 +17,29 @@ from lowla._errors import ConvergenceWarning
 from lowla._results import Counts, Flags, Reals, RsvdInfo
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from lowla._arrays import Matrix
     from lowla._backend import Facts, Monitor
 
+Info = TypeVar("Info")
 Callback: TypeAlias = Callable[[RsvdInfo], object]
 
 
-class Call:
+class Call(ABC, Generic[Info]):
     """Picks the backend for `M`; as a context, times the work and shows a progress bar."""
 
     def __init__(
         self,
         function: str,
         M: Matrix,
-        k: int | None,
-        tol: float | None,
-        callback: Callback | None,
-        progress: bool,
+        callback: Callable[[Info], object] | None,
+        progress: bool = False,
     ) -> None:
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be callable, got {type(callback).__name__}")
-        self.name, self.backend = _backend.select(M.device)
+        self.name, self.backend = _backend.select_for(function, M.device)
         self.M = M.on("cuda" if self.name == "cuda" else "host")
-        self.k = k
-        self.tol = tol
         self._function = function
         self._callback = callback
         self._bar = _progress_bar(function) if progress else None
@@ -47,7 +47,7 @@ class Call:
         self._start = time.perf_counter()
         self._exit = ExitStack()
 
-    def __enter__(self) -> Call:
+    def __enter__(self) -> Self:
         self._exit.enter_context(self.M.current_device())
         if self._bar is not None:
             self._exit.callback(self._bar.close)
@@ -74,6 +74,36 @@ class Call:
             self._stopped = bool(self._callback(self._so_far(iteration, error)))
         return self._stopped
 
+    @abstractmethod
+    def _so_far(self, iteration: int, error: float) -> Info:
+        """The info that the callback gets."""
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+    def warn(self, message: str) -> None:
+        """A ConvergenceWarning, unless the callback asked for the end."""
+        if not self._stopped:
+            warnings.warn(f"{self._function} {message}", ConvergenceWarning, stacklevel=4)
+
+
+class RsvdCall(Call[RsvdInfo]):
+    """A low-rank factorisation."""
+
+    def __init__(
+        self,
+        function: str,
+        M: Matrix,
+        k: int | None,
+        tol: float | None,
+        callback: Callback | None,
+        progress: bool,
+    ) -> None:
+        super().__init__(function, M, callback, progress)
+        self.k = k
+        self.tol = tol
+
     def _so_far(self, iteration: int, error: float) -> RsvdInfo:
         return RsvdInfo(
             k=self.k,
@@ -88,20 +118,16 @@ class Call:
             method=self._function,
             basis=0,
             backend=self.name,
-            seconds=time.perf_counter() - self._start,
+            seconds=self.seconds,
         )
 
     def info(self, facts: Facts) -> RsvdInfo:
         """The backend's facts as `info`; warns where the answer is not what was asked."""
         made = info(facts, self.M.shape[:-2], self.k, self.tol, self.name, self._start)
         worst = float(np.max(made.error, initial=0.0))
-        if not self._stopped and not np.all(made.converged) and not np.isnan(worst):
+        if not np.all(made.converged) and not np.isnan(worst):
             asked = "" if self.tol is None else f", asked was tol={self.tol:g}"
-            warnings.warn(
-                f"{self._function} stopped at a relative error of {worst:.1e}{asked}",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
+            self.warn(f"stopped at a relative error of {worst:.1e}{asked}")
         return made
 
     def exact(self) -> RsvdInfo:

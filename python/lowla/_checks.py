@@ -35,13 +35,24 @@ def rank(k: object, shape: tuple[int, ...]) -> int:
     return number
 
 
-def tolerance(tol: object) -> float:
+def real(name: str, value: object) -> float:
     try:
-        number = float(tol)  # type: ignore[arg-type]
+        return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise TypeError(f"tol must be a float, got {type(tol).__name__}") from None
+        raise TypeError(f"{name} must be a float, got {type(value).__name__}") from None
+
+
+def tolerance(tol: object, name: str = "tol") -> float:
+    number = real(name, tol)
     if not 0 < number < 1:
-        raise ValueError(f"tol must be in (0, 1), got {number:g}")
+        raise ValueError(f"{name} must be in (0, 1), got {number:g}")
+    return number
+
+
+def nonnegative(name: str, value: object) -> float:
+    number = real(name, value)
+    if not 0 <= number < float("inf"):
+        raise ValueError(f"{name} must be a finite number >= 0, got {number:g}")
     return number
 
 
@@ -56,3 +67,10 @@ def n_iter(value: int | Literal["auto"]) -> int:
 def choice(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def norm_order(p: object) -> float:
+    number = real("p", p)
+    if not 1 <= number < float("inf"):
+        raise ValueError(f"p must be at least 1 and finite, got {number:g}")
+    return number

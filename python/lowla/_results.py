@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Array: TypeAlias = npt.NDArray[np.inexact]
 """An array of the caller's kind (NumPy, CuPy, torch); typed as NumPy's."""
@@ -83,18 +86,169 @@ def _span(value: Flags | Counts | Reals) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-class _Factors(tuple[Array, ...]):
-    """A tuple of arrays with names, and `info` beside it (not counted by `len`)."""
+@dataclass(frozen=True, repr=False)
+class LstsqInfo:
+    """What was asked of a least-squares solver, and what was measured of its answer.
+
+    Attributes
+    ----------
+    tol : the backward error that was asked; None where it was not given
+    method : the algorithm taken: "direct", "precondition" or "sketch"
+    rank : number of singular values above rcond times the largest
+    cond : largest over smallest singular value (inf if that is 0), as accurate as `s`
+    backward_error : of the returned x, relative to ||A||_F, the worst column: the estimate of
+        Karlson and Waldén
+    residual_norm : ||b - A x||, a number, or (r,) for b (m, r)
+    s_exact : whether `s` is accurate to rounding; else to the distortion of the sketch
+    iterations : refinement steps, or steps of conjugate gradients
+    passes : reads of A (products, for a linear operator)
+    sketch_rows : rows of the sketch; 0 where none was taken
+    converged : False where `tol` (or rounding level) was not reached
+    backend : "native", "cuda" or "numba"
+    seconds : wall time of the call
+    """
+
+    tol: float | None
+    method: str
+    rank: int
+    cond: float
+    backward_error: float
+    residual_norm: Reals
+    s_exact: bool
+    iterations: int
+    passes: int
+    sketch_rows: int
+    converged: bool
+    backend: str
+    seconds: float
+
+    def __repr__(self) -> str:
+        return "\n".join(["LstsqInfo", *self._lines()])
+
+    def _lines(self) -> list[str]:
+        sketch = f", sketch of {self.sketch_rows} rows" if self.sketch_rows else ""
+        facts = {
+            "asked": "rounding level" if self.tol is None else f"tol = {self.tol:g}",
+            "rank": self.rank,
+            "cond": f"{self.cond:.3g} ({'exact' if self.s_exact else 'of the sketch'})",
+            "backward error": f"{self.backward_error:.3g} (relative, estimated)",
+            "residual norm": _span(self.residual_norm),
+            "converged": self.converged,
+            "method": f"{self.method}{sketch}",
+            "passes": f"{self.passes} over A, {self.iterations} iterations",
+            "backend": self.backend,
+            "seconds": f"{self.seconds:.3g}",
+        }
+        return [f"  {name:<15}{value}" for name, value in facts.items()]
+
+
+@dataclass(frozen=True, repr=False)
+class LpInfo:
+    """What was asked of an l_p regression, and what was measured of its answer.
+
+    Attributes
+    ----------
+    p : the norm
+    tol : the relative gap that was asked; None where it was not given
+    objective : ||A x - b||_p of the returned x, over all rows
+    gap : upper bound on objective / optimum - 1 from a feasible dual point; NaN where the answer
+        comes from a sample
+    iterations : reweighted least-squares steps
+    sampled_rows : rows of [A b] that were solved for; 0 where all were
+    method : "exact" or "sample"
+    converged : False where `tol` was not reached
+    backend : "native", "cuda" or "numba"
+    seconds : wall time of the call
+    """
+
+    p: float
+    tol: float | None
+    objective: float
+    gap: float
+    iterations: int
+    sampled_rows: int
+    method: str
+    converged: bool
+    backend: str
+    seconds: float
+
+    def __repr__(self) -> str:
+        return "\n".join(["LpInfo", *self._lines()])
+
+    def _lines(self) -> list[str]:
+        facts = {
+            "asked": f"p = {self.p:g}" + ("" if self.tol is None else f", tol = {self.tol:g}"),
+            "objective": f"{self.objective:.6g}",
+            "gap": f"{self.gap:.3g} (relative, an upper bound)",
+            "converged": self.converged,
+            "method": self.method
+            + (f", {self.sampled_rows} sampled rows" if self.sampled_rows else ""),
+            "iterations": self.iterations,
+            "backend": self.backend,
+            "seconds": f"{self.seconds:.3g}",
+        }
+        return [f"  {name:<15}{value}" for name, value in facts.items()]
+
+
+@dataclass(frozen=True, repr=False)
+class SampleInfo:
+    """How rows were sampled.
+
+    Attributes
+    ----------
+    p : the norm that the sample keeps
+    method : the importance scores
+    total : sum of the scores
+    largest_weight : of the sampled rows
+    distinct : number of different rows
+    backend : "native", "cuda" or "numba"
+    seconds : wall time of the call
+    """
+
+    p: float
+    method: str
+    total: float
+    largest_weight: float
+    distinct: int
+    backend: str
+    seconds: float
+
+    def __repr__(self) -> str:
+        return "\n".join(["SampleInfo", *self._lines()])
+
+    def _lines(self) -> list[str]:
+        facts = {
+            "asked": f"p = {self.p:g}, {self.method}",
+            "scores": f"{self.total:.4g} in all",
+            "largest weight": f"{self.largest_weight:.3g}",
+            "distinct": f"{self.distinct} rows",
+            "backend": self.backend,
+            "seconds": f"{self.seconds:.3g}",
+        }
+        return [f"  {name:<15}{value}" for name, value in facts.items()]
+
+
+class SupportsLines(Protocol):
+    """An info as the results print it."""
+
+    def _lines(self) -> list[str]: ...
+
+
+Info = TypeVar("Info", bound=SupportsLines)
+
+
+class _Named(tuple[Any, ...], Generic[Info]):
+    """A tuple with names, and `info` beside it (not counted by `len`)."""
 
     _names: tuple[str, ...] = ()
-    info: RsvdInfo
+    info: Info
 
-    def __new__(cls, arrays: Sequence[Array], info: RsvdInfo) -> _Factors:
-        self = super().__new__(cls, arrays)
+    def __new__(cls, values: Sequence[object], info: Info) -> Self:
+        self = super().__new__(cls, values)
         object.__setattr__(self, "info", info)
         return self
 
-    def __getnewargs__(self) -> tuple[tuple[Array, ...], RsvdInfo]:
+    def __getnewargs__(self) -> tuple[tuple[object, ...], Info]:
         return tuple(self), self.info
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -102,14 +256,15 @@ class _Factors(tuple[Array, ...]):
 
     def __repr__(self) -> str:
         shapes = ", ".join(
-            f"{name} {tuple(a.shape)}" for name, a in zip(self._names, self, strict=True)
+            f"{name} {value if isinstance(value, int) else tuple(value.shape)}"
+            for name, value in zip(self._names, self, strict=True)
         )
         dtype = str(self[0].dtype).removeprefix("torch.")
         head = f"{type(self).__name__}: {shapes}, {dtype}"
         return "\n".join([head, *self.info._lines()])
 
 
-class SVDResult(_Factors):
+class SVDResult(_Named[RsvdInfo]):
     """Truncated SVD A ≈ U @ diag(S) @ Vh; unpacks as `U, S, Vh = result`.
 
     Attributes
@@ -122,27 +277,23 @@ class SVDResult(_Factors):
 
     _names = __match_args__ = ("U", "S", "Vh")
 
-    def __new__(cls, arrays: Sequence[Array], info: RsvdInfo) -> SVDResult:
-        U, S, Vh = arrays
-        return super().__new__(cls, (U, S, Vh), info)  # type: ignore[return-value]
-
     @property
     def U(self) -> Array:
         """Left singular vectors, (..., m, k)."""
-        return self[0]
+        return cast(Array, self[0])
 
     @property
     def S(self) -> Array:
         """Singular values, (..., k), descending."""
-        return self[1]
+        return cast(Array, self[1])
 
     @property
     def Vh(self) -> Array:
         """Right singular vectors, conjugate transposed, (..., k, n)."""
-        return self[2]
+        return cast(Array, self[2])
 
 
-class EighResult(_Factors):
+class EighResult(_Named[RsvdInfo]):
     """Truncated eigendecomposition A ≈ V @ diag(w) @ V.conj().T; unpacks as `w, V = result`.
 
     Attributes
@@ -154,16 +305,89 @@ class EighResult(_Factors):
 
     _names = __match_args__ = ("w", "V")
 
-    def __new__(cls, arrays: Sequence[Array], info: RsvdInfo) -> EighResult:
-        w, V = arrays
-        return super().__new__(cls, (w, V), info)  # type: ignore[return-value]
-
     @property
     def w(self) -> Array:
         """Eigenvalues, (k,)."""
-        return self[0]
+        return cast(Array, self[0])
 
     @property
     def V(self) -> Array:
         """Eigenvectors, (n, k)."""
-        return self[1]
+        return cast(Array, self[1])
+
+
+class LstsqResult(_Named[LstsqInfo]):
+    """Least-squares solution; unpacks as `x, residuals, rank, s = result`.
+
+    Attributes
+    ----------
+    x : (n,) or (n, r) array
+    residuals : (1,) or (r,) real array of the sums of squares; (0,) where rank < n or m <= n
+    rank : int
+    s : (min(m, n),) real array, descending
+    info : LstsqInfo
+    """
+
+    _names = __match_args__ = ("x", "residuals", "rank", "s")
+
+    @property
+    def x(self) -> Array:
+        """The solution, (n,) or (n, r)."""
+        return cast(Array, self[0])
+
+    @property
+    def residuals(self) -> Array:
+        """Sums of squared residuals, (r,), or (0,) where rank < n or m <= n."""
+        return cast(Array, self[1])
+
+    @property
+    def rank(self) -> int:
+        """Number of singular values above rcond times the largest."""
+        return cast(int, self[2])
+
+    @property
+    def s(self) -> Array:
+        """Singular values, descending."""
+        return cast(Array, self[3])
+
+
+class LpResult(_Named[LpInfo]):
+    """Solution of an l_p regression; unpacks as `(x,) = result`.
+
+    Attributes
+    ----------
+    x : (n,) array
+    info : LpInfo
+    """
+
+    _names = __match_args__ = ("x",)
+
+    @property
+    def x(self) -> Array:
+        """The solution, (n,)."""
+        return cast(Array, self[0])
+
+
+class RowSample(_Named[SampleInfo]):
+    """Sampled rows; unpacks as `indices, weights = result`.
+
+    The matrix `weights[:, None] * A[indices]` has nearly the p-norms of A.
+
+    Attributes
+    ----------
+    indices : (n_samples,) int64 array, ascending; a row may come more than once
+    weights : (n_samples,) float64 array
+    info : SampleInfo
+    """
+
+    _names = __match_args__ = ("indices", "weights")
+
+    @property
+    def indices(self) -> npt.NDArray[np.int64]:
+        """The sampled rows, (n_samples,), ascending."""
+        return cast("npt.NDArray[np.int64]", self[0])
+
+    @property
+    def weights(self) -> npt.NDArray[np.float64]:
+        """Their weights, (n_samples,)."""
+        return cast("npt.NDArray[np.float64]", self[1])

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from lowla import _arrays, _checks
-from lowla._call import Call, Callback
+from lowla._call import Callback, RsvdCall
 from lowla._results import EighResult, SVDResult
 from lowla._rng import RngLike, philox_key
 
@@ -149,7 +149,7 @@ def rsvd(
         raise ValueError("method='single_pass' needs k: tol takes more than one read of A")
 
     key = philox_key(rng)
-    call = Call("rsvd", M, k, tol, callback, progress)
+    call = RsvdCall("rsvd", M, k, tol, callback, progress)
     if 0 in M.shape:
         return _empty_svd(call)
     with call:
@@ -175,7 +175,7 @@ def rsvd(
     return SVDResult([call.M.wrap(a) for a in (U, S, Vh)], call.info(facts))
 
 
-def _empty_svd(call: Call) -> SVDResult:
+def _empty_svd(call: RsvdCall) -> SVDResult:
     """Rank-0 factors, or a stack of no matrices."""
     M, k = call.M, call.k or 0
     *stack, m, n = M.shape
@@ -261,7 +261,7 @@ def nystrom(
     _checks.choice("sketch", sketch, _SKETCHES)
     _arrays.check_hermitian(M)
     key = philox_key(rng)
-    call = Call("nystrom", M, k, None, callback, progress)
+    call = RsvdCall("nystrom", M, k, None, callback, progress)
     with call:
         w, V, facts = call.backend.nystrom(
             call.M.payload, k, oversample, iterations, sketch, key, check_finite, call.monitor
@@ -350,7 +350,7 @@ def reigh(
     _checks.choice("sketch", sketch, _SKETCHES)
     _arrays.check_hermitian(M)
     key = philox_key(rng)
-    call = Call("reigh", M, k, None, callback, progress)
+    call = RsvdCall("reigh", M, k, None, callback, progress)
     with call:
         w, V, facts = call.backend.reigh(
             call.M.payload,

@@ -7,21 +7,30 @@ be read. Importing it imports numba.
 from __future__ import annotations
 
 from .eigh import nystrom, reigh
+from .lp import lp_regression
+from .lstsq import lstsq
 from .philox import philox, random_normal, random_signs
 from .rsvd import rsvd, rsvd_stacked, stream_finish, stream_pass
+from .scores import leverage_scores, lewis_weights, row_scores, sample_rows
 from .sketch import sketch_apply, sketch_entries, sketch_pattern
 from .threads import features, get_num_threads, set_num_threads
 
 __all__ = [
     "features",
     "get_num_threads",
+    "leverage_scores",
+    "lewis_weights",
+    "lp_regression",
+    "lstsq",
     "nystrom",
     "philox",
     "random_normal",
     "random_signs",
     "reigh",
+    "row_scores",
     "rsvd",
     "rsvd_stacked",
+    "sample_rows",
     "set_num_threads",
     "sketch_apply",
     "sketch_entries",

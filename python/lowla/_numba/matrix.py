@@ -25,16 +25,17 @@ Array: TypeAlias = npt.NDArray[Any]
 _BLOCK_ENTRIES = 1 << 19  # entries of A converted at a time (4 MiB of float64)
 _SAFE_EXPONENT = 300  # float64: largest entry within 2^+-300, so that squares of norms are safe
 _SAFE_EXPONENT_SINGLE = 40  # the same for products formed in float32
+_SUM_ROWS = 16
 _EXACT_COLUMNS = 512  # operators with at most so many columns are certified exactly
 _PROBES = 64  # random vectors at a time that certify larger operators
 _PROBE_ACCURACY = 0.01  # standard deviation of their squared error
 
 
 class NotFiniteError(ValueError):
-    """A has NaN or Inf entries."""
+    """A (or the argument of that name) has NaN or Inf entries."""
 
-    def __init__(self) -> None:
-        super().__init__("A contains NaN or Inf")
+    def __init__(self, name: str = "A") -> None:
+        super().__init__(f"{name} contains NaN or Inf")
 
 
 def adjoint(X: Array) -> Array:
@@ -59,6 +60,23 @@ def times_power_of_two(X: Array, exponent: int) -> Array:
 def exponent_of(value: float) -> int:
     """e with 2^(e-1) <= value < 2^e."""
     return int(np.frexp(value)[1])
+
+
+def blocked_product(A: Array, B: Array) -> Array:
+    """A^H B summed by blocks of rows, the blocks in extended precision (where NumPy has it).
+
+    Where A^H B cancels, as in A^H (b - A x), the rounding of BLAS's running sums over all rows is
+    what limits the result.
+    """
+    whole = len(A) - len(A) % _SUM_ROWS
+    chunks = A[:whole].reshape(-1, _SUM_ROWS, A.shape[1]).conj().transpose(0, 2, 1)
+    partial = chunks @ B[:whole].reshape(-1, _SUM_ROWS, B.shape[1])
+    rest = adjoint(A[whole:]) @ B[whole:]
+    return np.asarray(np.sum(partial, axis=0, dtype=_extended(A.dtype)) + rest)
+
+
+def _extended(dtype: npt.DTypeLike) -> npt.DTypeLike:
+    return np.clongdouble if np.dtype(dtype).kind == "c" else np.longdouble
 
 
 class Matrix(ABC):
@@ -95,6 +113,15 @@ class Matrix(ABC):
         """A X and A^H (A X): one read of an array, two of an operator."""
 
     @abstractmethod
+    def blocks(self, least: int) -> Iterator[tuple[slice, Array]]:
+        """One read of A as dense blocks of at least so many rows (the last may have fewer)."""
+
+    def residual(self, b: Array, X: Array) -> tuple[Array, Array]:
+        """R = b - A X and A^H R: one read of a dense array, two of the others."""
+        R = b - self.matmat(X)
+        return R, self.rmatmat(R)
+
+    @abstractmethod
     def rescale(self) -> bool:
         """Choose `exponent` after a first read; True if that read has to be repeated."""
 
@@ -119,8 +146,12 @@ class ArrayMatrix(Matrix):
     """Dense arrays of any strides, and CSR: both can be cut into dense blocks of rows."""
 
     @abstractmethod
-    def _row_blocks(self) -> Iterator[tuple[slice, Array]]:
+    def _row_blocks(self, least: int = 16) -> Iterator[tuple[slice, Array]]:
         """Blocks of rows of the tall, scaled matrix, dense in the work dtype."""
+
+    def blocks(self, least: int) -> Iterator[tuple[slice, Array]]:
+        self.passes += 1
+        yield from self._row_blocks(least)
 
     @abstractmethod
     def _largest(self) -> float:
@@ -161,9 +192,9 @@ class DenseMatrix(ArrayMatrix):
         self._tall = A.T if self.swapped else A
         self._conjugate = self.swapped and self.dtype.kind == "c"
 
-    def _row_blocks(self) -> Iterator[tuple[slice, Array]]:
+    def _row_blocks(self, least: int = 16) -> Iterator[tuple[slice, Array]]:
         m, n = self.shape
-        step = max(16, _BLOCK_ENTRIES // n)
+        step = max(least, _BLOCK_ENTRIES // n)
         for begin in range(0, m, step):
             rows = slice(begin, min(begin + step, m))
             block = self._tall[rows].astype(self.work_dtype, copy=False)
@@ -206,6 +237,14 @@ class DenseMatrix(ArrayMatrix):
             Z += adjoint(block) @ Y[rows]
         return Y, Z
 
+    def residual(self, b: Array, X: Array) -> tuple[Array, Array]:
+        R = np.empty(b.shape, dtype=self.work_dtype)
+        Z = np.zeros((self.shape[1], b.shape[1]), dtype=_extended(self.work_dtype))
+        for rows, block in self._read():
+            R[rows] = b[rows] - block @ X
+            Z += blocked_product(block, R[rows])
+        return R, Z.astype(self.work_dtype)
+
     def to_dense(self) -> Array:
         A = np.empty(self.shape, dtype=self.work_dtype)
         for rows, block in self._read():
@@ -240,10 +279,10 @@ class CsrMatrix(ArrayMatrix):
         self.norm2 = squared_norm(self._csr.data)
         return True
 
-    def _row_blocks(self) -> Iterator[tuple[slice, Array]]:
+    def _row_blocks(self, least: int = 16) -> Iterator[tuple[slice, Array]]:
         m, n = self.shape
         tall = self._csr.conj().T.tocsr() if self.swapped else self._csr
-        step = max(16, _BLOCK_ENTRIES // n)
+        step = max(least, _BLOCK_ENTRIES // n)
         for begin in range(0, m, step):
             rows = slice(begin, min(begin + step, m))
             yield rows, tall[rows].toarray()
@@ -323,6 +362,9 @@ class OperatorMatrix(Matrix):
 
     def to_dense(self) -> Array:
         return self.matmat(np.eye(self.shape[1], dtype=self.work_dtype))
+
+    def blocks(self, least: int) -> Iterator[tuple[slice, Array]]:
+        yield slice(0, self.shape[0]), self.to_dense()
 
     @property
     def measures_exactly(self) -> bool:

@@ -26,6 +26,7 @@ STREAM_SPARSE = 5
 STREAM_UNIFORM = 6
 STREAM_DIAGONAL = 7
 STREAM_PERMUTATION = 8
+STREAM_ROWS = 16
 
 GAP_TABLE = 1024
 
@@ -166,6 +167,13 @@ def _fill_signs(key: int, stream: int, col_begin: int, out: npt.NDArray[np.int8]
 
 
 @njit
+def _fill_uniform(key: int, stream: int, out: npt.NDArray[np.float64]) -> None:
+    for j in range(out.size):
+        w0, w1, _, _ = _block(key, stream, np.uint64(0), np.uint64(j))
+        out[j] = float((w0 << np.uint64(21)) | (w1 >> np.uint64(11))) * 2.0**-53
+
+
+@njit
 def _fill_sjlt(
     key: int, stream: int, d: int, rows: npt.NDArray[np.int64], signs: npt.NDArray[np.int8]
 ) -> None:
@@ -290,6 +298,13 @@ def normal_columns(
     """Columns col_begin..col_end of the standard normals of a stream."""
     out: npt.NDArray[np.floating] = np.empty((rows, col_end - col_begin), dtype=dtype)
     _fill_normal(np.uint64(key), np.uint64(stream), col_begin, out)
+    return out
+
+
+def uniforms(key: int, stream: int, n: int) -> npt.NDArray[np.float64]:
+    """n uniforms in [0, 1) of a stream: 53 bits of the first two words at (0, j)."""
+    out = np.empty(n)
+    _fill_uniform(np.uint64(key), np.uint64(stream), out)
     return out
 
 

@@ -1,0 +1,702 @@
+"""lstsq: the accuracy of LAPACK, the interface of numpy.linalg.lstsq, the guarantees of sketching.
+
+EMN is Epperly, Meier, Nakatsukasa, "Fast randomized least-squares solvers can be just as accurate
+and stable as classical direct solvers", arXiv:2406.03468 (2024). WKS is Walden, Karlson, Sun,
+"Optimal backward perturbation bounds for the linear least squares problem" (1995).
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.sparse as sp
+import threadpoolctl
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse.linalg import aslinearoperator
+
+import lowla
+from lowla._lstsq import sketch_rows
+from strategies import DTYPES, matrix_specs
+from tolerances import eps, tol
+
+EXACT = ("auto", "direct", "precondition")
+
+
+@pytest.fixture(autouse=True)
+def one_blas_thread():
+    """Small problems: the BLAS pools of NumPy and SciPy only spin against each other."""
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        yield
+
+
+def problem(m, n, cond, residual, dtype="float64", seed=0):
+    """A with geometric singular values from 1 to 1/cond, b at distance `residual` of its range."""
+    rng = np.random.default_rng(seed)
+    is_complex = np.dtype(dtype).kind == "c"
+
+    def orthonormal(rows, columns):
+        G = rng.standard_normal((rows, columns))
+        if is_complex:
+            G = G + 1j * rng.standard_normal((rows, columns))
+        return np.linalg.qr(G)[0]
+
+    U, V = orthonormal(m, n + 1), orthonormal(n, n)
+    A = ((U[:, :n] * np.logspace(0, -np.log10(cond), n)) @ V.conj().T).astype(dtype)
+    x = rng.standard_normal(n)
+    b = A @ (x / np.linalg.norm(x)).astype(dtype) + residual * U[:, n]
+    return A, b.astype(dtype)
+
+
+def reference(A, b):
+    """The solution in extended precision: Bjorck's refinement of the augmented system (1967)."""
+    wide = np.clongdouble if A.dtype.kind == "c" else np.longdouble
+    Q, R = np.linalg.qr(A.astype(np.complex128 if A.dtype.kind == "c" else float))
+    A, b = A.astype(wide), b.astype(wide)
+    x, r = np.zeros(A.shape[1], wide), b
+    for _ in range(12):
+        f = (b - r - A @ x).astype(Q.dtype)
+        g = -(A.conj().T @ r).astype(Q.dtype)
+        h = scipy.linalg.solve_triangular(R, g, trans="C")
+        d = Q.conj().T @ f
+        x = x + scipy.linalg.solve_triangular(R, d - h)
+        r = r + f - Q @ (d - h)
+    return x
+
+
+def kw_backward_error(A, b, x):
+    """The estimate of Karlson and Walden 1997 with the residual in extended precision."""
+    wide = np.longdouble
+    _, s, Vh = np.linalg.svd(A.astype(float), full_matrices=False)
+    r = b.astype(wide) - A.astype(wide) @ x.astype(wide)
+    g = (A.astype(wide).T @ r).astype(float)
+    theta2 = (np.linalg.norm(s) / np.linalg.norm(b.astype(float))) ** 2
+    shrink = 1 + theta2 * np.linalg.norm(x.astype(float)) ** 2
+    weights = s**2 + theta2 * np.linalg.norm(r.astype(float)) ** 2 / shrink
+    return np.sqrt(theta2 / shrink) * np.linalg.norm(Vh @ g / np.sqrt(weights)) / np.linalg.norm(s)
+
+
+def optimal_backward_error(A, b, x):
+    """min ||[dA, theta db]||_F / ||A||_F, theta = ||A||_F / ||b|| (WKS; Higham 2002, Thm 20.5)."""
+    r = b - A @ x
+    norm_A, norm_x, norm_r = np.linalg.norm(A), np.linalg.norm(x), np.linalg.norm(r)
+    theta2 = (norm_A / np.linalg.norm(b)) ** 2
+    mu = theta2 * norm_x**2 / (1 + theta2 * norm_x**2)
+    phi = np.sqrt(mu) * norm_r / norm_x
+    projector = np.eye(len(r)) - np.outer(r, r.conj()) / norm_r**2
+    smallest = np.linalg.svd(np.hstack([A, phi * projector]), compute_uv=False)[-1]
+    return min(phi, smallest) / norm_A
+
+
+def gelsd(A, b, **options):
+    return scipy.linalg.lstsq(A, b, lapack_driver="gelsd", **options)[0]
+
+
+def assert_as_accurate_as_lapack(m, n, cond, residual, dtype, method, seeds):
+    """Medians over problems: forward and backward error at most twice those of gelsd."""
+    ours, theirs = [], []
+    for seed in range(seeds):
+        A, b = problem(m, n, cond, residual, dtype, seed)
+        exact = reference(A, b)
+        result = lowla.lstsq(A, b, method=method, rng=seed)
+        assert result.rank == n
+        assert result.info.converged
+        for x, errors in ((result.x, ours), (gelsd(A, b), theirs)):
+            forward = np.linalg.norm((x - exact).astype(float))
+            errors.append((forward, kw_backward_error(A, b, x)))
+    forward, backward = np.median(ours, axis=0)
+    lapack_forward, lapack_backward = np.median(theirs, axis=0)
+    assert forward <= 2 * lapack_forward + eps(dtype)
+    assert backward <= 2 * lapack_backward + eps(dtype)
+
+
+# --- as accurate as LAPACK -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["direct", "precondition"])
+@pytest.mark.parametrize("residual", [1e-12, 1e-6, 1e-3, 1.0])
+@pytest.mark.parametrize("cond", [1.0, 1e4, 1e8, 1e12])
+def test_forward_and_backward_error_are_those_of_lapack(backend, cond, residual, method):
+    # EMN, Theorem 1 and section 4.
+    assert_as_accurate_as_lapack(2000, 20, cond, residual, "float64", method, seeds=5)
+
+
+@pytest.mark.parametrize("residual", [1e-6, 1.0])
+@pytest.mark.parametrize("cond", [1e2, 1e8])
+def test_errors_at_fifty_columns(backend, cond, residual):
+    assert_as_accurate_as_lapack(4000, 50, cond, residual, "float64", "precondition", seeds=5)
+
+
+@pytest.mark.parametrize("method", ["direct", "precondition"])
+@pytest.mark.parametrize("residual", [1e-6, 1e-3, 1.0])
+@pytest.mark.parametrize("cond", [1.0, 1e2, 1e3])
+def test_errors_in_single_precision(backend, cond, residual, method):
+    assert_as_accurate_as_lapack(2000, 20, cond, residual, "float32", method, seeds=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("m", "n"), [(100_000, 50), (100_000, 200), (50_000, 500)])
+@pytest.mark.parametrize("cond", [1.0, 1e4, 1e8])
+@pytest.mark.parametrize("residual", [1e-12, 1e-3, 1.0])
+def test_errors_at_full_size(backend, m, n, cond, residual):
+    assert_as_accurate_as_lapack(m, n, cond, residual, "float64", "precondition", seeds=3)
+
+
+def test_one_step_without_refinement_would_fail(backend):
+    # What the refinement is for: the normal equations are worse than the bound above allows.
+    A, b = problem(2000, 20, 1e6, 1e-6)
+    exact = reference(A, b)
+    normal = scipy.linalg.solve(A.T @ A, A.T @ b, assume_a="pos")
+    lapack = np.linalg.norm((gelsd(A, b) - exact).astype(float))
+    assert np.linalg.norm((normal - exact).astype(float)) > 20 * lapack
+    ours = lowla.lstsq(A, b, method="precondition", rng=0)
+    assert np.linalg.norm((ours.x - exact).astype(float)) <= 2 * lapack
+    assert ours.info.method == "precondition"
+
+
+@given(
+    spec=matrix_specs(max_m=80, max_n=40, kinds=("gauss", "geometric", "polynomial", "one_small")),
+    method=st.sampled_from(EXACT),
+    columns=st.integers(0, 3),
+    seed=st.integers(0, 2**32),
+)
+@pytest.mark.core
+def test_every_shape_dtype_and_layout(backend, spec, method, columns, seed):
+    # The residual is that of the minimum-norm solution of numpy, and x is no longer.
+    A = spec.build()
+    rng = np.random.default_rng(seed)
+    shape = (len(A), columns) if columns else (len(A),)
+    b = rng.standard_normal(shape).astype(A.dtype)
+    n = max(A.shape)
+    cutoff = n * eps(A.dtype)  # numpy takes the epsilon of float64 for float32 data too
+    x, residuals, rank, s = result = lowla.lstsq(A, b, method=method, rng=seed)
+    theirs = np.linalg.lstsq(A, b, rcond=cutoff)
+    assert (x.shape, x.dtype) == (theirs[0].shape, A.dtype)
+    assert (s.shape, s.dtype) == (theirs[3].shape, np.finfo(A.dtype).dtype)
+    if result.info.s_exact:
+        assert_allclose(s, theirs[3], rtol=0, atol=tol(A.dtype, n) * theirs[3][0])
+    s = theirs[3]
+    clear = not np.any((s > cutoff * s[0] / 8) & (s < 8 * cutoff * s[0]))
+    if clear:
+        assert rank == theirs[2]
+        assert residuals.shape == theirs[1].shape
+        cond = s[0] / s[rank - 1]
+        scale = np.linalg.norm(theirs[0]) * cond + np.linalg.norm(b) * cond**2 / s[0]
+        assert_allclose(x, theirs[0], rtol=0, atol=tol(A.dtype, n) * scale)
+        norms = np.linalg.norm(b) + s[0] * np.linalg.norm(theirs[0])
+        assert_allclose(
+            np.sqrt(residuals), np.sqrt(theirs[1]), rtol=0, atol=tol(A.dtype, n) * norms
+        )
+    assert result.info.backward_error <= tol(A.dtype, n, factor=10)
+
+
+# --- rank ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(900, 30), (60, 40), (30, 70)])
+@pytest.mark.parametrize("method", EXACT)
+def test_exactly_rank_deficient_gives_the_minimum_norm(backend, dtype, shape, method):
+    rng = np.random.default_rng(1)
+    A = rng.integers(-3, 4, (shape[0], 12)) @ rng.integers(-3, 4, (12, shape[1]))
+    b = rng.standard_normal((shape[0], 2))
+    A, b = A.astype(dtype), b.astype(dtype)
+    x, residuals, rank, s = result = lowla.lstsq(A, b, method=method, rng=0)
+    theirs = np.linalg.lstsq(A.astype(np.complex128), b.astype(np.complex128), rcond=1e-9)[0]
+    assert rank == 12
+    assert residuals.shape == (0,)
+    bound = tol(dtype, max(shape), s[0] / s[11])
+    assert_allclose(x, theirs, rtol=0, atol=bound * np.abs(theirs).max())
+    assert result.info.method == "direct"
+
+
+@pytest.mark.parametrize("kappa", [1e13, 1e15, 1e17])
+def test_nearly_rank_deficient_is_decided_from_the_matrix_not_from_the_sketch(backend, kappa):
+    A, b = problem(2000, 20, 1e2, 1e-3)
+    A[:, -1] = A[:, 0] + A[:, -1] / kappa
+    ours = lowla.lstsq(A, b, method="precondition", rng=0)
+    theirs = np.linalg.lstsq(A, b, rcond=None)
+    assert ours.info.method == "direct"
+    assert ours.rank == theirs[2]
+    assert ours.residuals.shape == theirs[1].shape
+    size = np.linalg.norm(theirs[0])
+    if ours.rank < 20:
+        assert_allclose(ours.x, theirs[0], rtol=0, atol=tol(float, 2000, 1e2) * size)
+
+
+@pytest.mark.parametrize("method", EXACT)
+def test_rcond_is_numpys(backend, method):
+    A, b = problem(3000, 10, 1e6, 1e-3)
+    for rcond in (None, -1, 0, 3e-4, 0.5):
+        ours = lowla.lstsq(A, b, rcond, method=method, rng=0)
+        theirs = np.linalg.lstsq(A, b, rcond=rcond)
+        assert ours.rank == theirs[2]
+        assert ours.residuals.shape == theirs[1].shape
+        assert_allclose(ours.x, theirs[0], rtol=tol(float, 3000, 1e6))
+        assert_allclose(ours.s, theirs[3], rtol=0, atol=tol(float, 10))
+
+
+@pytest.mark.parametrize("method", EXACT)
+def test_zero_matrix(backend, method):
+    x, residuals, rank, s = lowla.lstsq(np.zeros((40, 3)), np.ones(40), method=method)
+    assert_array_equal(x, np.zeros(3))
+    assert_array_equal(s, np.zeros(3))
+    assert (rank, residuals.shape) == (0, (0,))
+
+
+@pytest.mark.parametrize(
+    "shape", [(4, 2, 0), (0, 4, 1), (0, 4, 2), (4, 0, 1), (4, 0, 2), (0, 0, 0)]
+)
+def test_empty(backend, shape):
+    # numpy/linalg/tests/test_linalg.py, TestLstsq.test_empty_a_b
+    m, n, r = shape
+    A, b = np.arange(m * n, dtype=float).reshape(m, n), np.ones((m, r))
+    x, residuals, rank, s = lowla.lstsq(A, b)
+    assert x.shape == (n, r)
+    assert residuals.shape == ((r,) if m > n else (0,))
+    assert_allclose(residuals, np.sum((b - A @ x) ** 2, axis=0)[: len(residuals)])
+    assert rank == min(m, n)
+    assert s.shape == (min(m, n),)
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e150, 1e-290, 1e290])
+@pytest.mark.parametrize("method", EXACT)
+def test_any_scale(backend, scale, method):
+    A, b = problem(900, 12, 1e3, 1e-2)
+    plain = lowla.lstsq(A, b, method=method, rng=0)
+    scaled = lowla.lstsq(A * scale, b, method=method, rng=0)
+    assert_allclose(scaled.x * scale, plain.x, rtol=tol(float, 900, 1e3))
+    assert_allclose(scaled.s / scale, plain.s, rtol=tol(float, 900, 1e3))
+    tiny_b = lowla.lstsq(A, b * 1e-200, method=method, rng=0)
+    assert_allclose(tiny_b.x * 1e200, plain.x, rtol=tol(float, 900, 1e3))
+    assert scaled.info.backward_error <= tol(float, 12)
+
+
+def test_badly_scaled_columns_keep_their_digits(backend):
+    # Columns of size 1e-100 .. 1e100: with rcond=0 the answer is that of the equilibrated matrix.
+    A, b = problem(3000, 12, 1e2, 1e-3)
+    grades = 2.0 ** np.linspace(-330, 330, 12).round()
+    ours = lowla.lstsq(A * grades, b, 0.0, method="precondition", rng=0)
+    assert ours.info.method == "precondition"
+    assert_allclose(ours.x * grades, reference(A, b).astype(float), rtol=tol(float, 3000, 1e2))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_single_precision_near_the_ends_of_its_range(backend, dtype):
+    A, b = problem(900, 12, 10.0, 1e-2, dtype)
+    plain = lowla.lstsq(A, b, rng=0)
+    for scale in (1e-30, 1e30):
+        scaled = lowla.lstsq(A * np.float32(scale), b * np.float32(scale), rng=0)
+        assert_allclose(scaled.x, plain.x, rtol=tol(dtype, 12, 10.0))
+
+
+# --- the interface of numpy.linalg.lstsq ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", EXACT)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_results_are_numpys(backend, dtype, method):
+    A, b = problem(1500, 8, 10.0, 0.1, dtype)
+    B = np.stack([b, 2 * b, b[::-1]], axis=1)
+    for rhs in (b, B, B[:, :1]):
+        ours = lowla.lstsq(A, rhs, method=method, rng=0)
+        theirs = np.linalg.lstsq(A, rhs, rcond=None)
+        for mine, numpys in zip(
+            (ours.x, ours.residuals, ours.s), np.array(theirs, object)[[0, 1, 3]], strict=True
+        ):
+            assert mine.shape == numpys.shape
+            assert mine.dtype == numpys.dtype
+            assert_allclose(mine, numpys, rtol=tol(dtype, 1500), atol=tol(dtype, 1500))
+        assert isinstance(ours.rank, int)
+        assert ours.rank == theirs[2]
+
+
+def test_tuple_and_names(backend):
+    A, b = problem(50, 4, 10.0, 0.1)
+    x, residuals, rank, s = result = lowla.lstsq(A, b)
+    assert x is result.x
+    assert residuals is result.residuals
+    assert rank is result.rank
+    assert s is result.s
+    assert "LstsqResult: x (4,), residuals (1,), rank 4, s (4,), float64" in repr(result)
+    assert "backward error" in repr(result.info)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_numpys_square_and_wide_cases(backend, n):
+    # The LinalgCase shapes of numpy/linalg/tests/test_linalg.py: 1x1, 2x2, 8x11, 11x8, 1x4, 4x1
+    rng = np.random.default_rng(n)
+    for m, k in [(1, 1), (2, 2), (8, 11), (11, 8), (1, 4), (4, 1)]:
+        A, b = rng.random((m, k)), rng.random((m, n))
+        ours, theirs = lowla.lstsq(A, b), np.linalg.lstsq(A, b, rcond=None)
+        assert_allclose(ours.x, theirs[0], rtol=0, atol=tol(float, 11, ours.info.cond**2))
+        assert ours.residuals.shape == theirs[1].shape
+
+
+def test_dtypes_are_promoted(backend):
+    A, b = problem(60, 5, 10.0, 0.1)
+    for left, right, result in [
+        ("float32", "float32", "float32"),
+        ("float32", "float64", "float64"),
+        ("float64", "float32", "float64"),
+        ("float64", "complex64", "complex128"),
+        ("complex64", "float32", "complex64"),
+    ]:
+        x = lowla.lstsq(A.astype(left), b.astype(right)).x
+        assert x.dtype == result
+        assert_allclose(x, gelsd(A, b), rtol=0, atol=tol("float32", 60, 10.0))
+    integers = lowla.lstsq(np.array([[1, 2], [3, 4], [5, 6]]), [1, 2, 3])
+    assert integers.x.dtype == np.float64
+    assert_allclose(integers.x, [0, 0.5], atol=tol(float, 3, 10.0))
+
+
+def test_inputs_are_not_written_to(backend):
+    A, b = problem(3000, 8, 10.0, 0.1)
+    before = A.copy(), b.copy()
+    A.flags.writeable = b.flags.writeable = False
+    for method in EXACT:
+        lowla.lstsq(A, b, method=method, rng=0)
+    assert_array_equal(A, before[0])
+    assert_array_equal(b, before[1])
+
+
+def test_torch_tensors_come_back_as_tensors(backend):
+    torch = pytest.importorskip("torch")
+    A, b = problem(500, 6, 10.0, 0.1)
+    result = lowla.lstsq(torch.from_numpy(A), torch.from_numpy(b))
+    assert isinstance(result.x, torch.Tensor)
+    assert isinstance(result.s, torch.Tensor)
+    assert_allclose(result.x.numpy(), gelsd(A, b), rtol=tol(float, 500, 10.0))
+
+
+@pytest.mark.parametrize("method", ["precondition", "sketch"])
+def test_one_seed_one_answer(backend, method):
+    A, b = problem(5000, 8, 10.0, 0.1)
+    first = lowla.lstsq(A, b, method=method, rng=7)
+    assert_array_equal(first.x, lowla.lstsq(A, b, method=method, rng=7).x)
+    with lowla.use_backend("numba"):
+        assert_allclose(first.x, lowla.lstsq(A, b, method=method, rng=7).x, rtol=tol(float, 5000))
+    other = lowla.lstsq(A, b, method="sketch", rng=8).x
+    assert not np.array_equal(lowla.lstsq(A, b, method="sketch", rng=7).x, other)
+
+
+# --- damping, sparse, operators, wide ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_array, aslinearoperator])
+@pytest.mark.parametrize("shape", [(900, 20), (30, 20), (20, 30)])
+@pytest.mark.parametrize("method", EXACT)
+def test_damp_is_the_augmented_system(backend, method, shape, form):
+    # As scipy.sparse.linalg.lsqr: min ||A x - b||^2 + damp^2 ||x||^2
+    rng = np.random.default_rng(0)
+    A, b = rng.standard_normal(shape), rng.standard_normal((shape[0], 2))
+    for damp in (1e-3, 0.7, 30.0):
+        ours = lowla.lstsq(form(A), b, method=method, damp=damp, rng=0)
+        n = shape[1]
+        theirs = np.linalg.lstsq(
+            np.vstack([A, damp * np.eye(n)]), np.vstack([b, np.zeros((n, 2))]), rcond=None
+        )
+        bound = tol(float, 900, theirs[3][0] / theirs[3][-1])
+        assert_allclose(ours.x, theirs[0], rtol=0, atol=bound * np.abs(theirs[0]).max())
+        assert_allclose(ours.residuals, theirs[1], rtol=bound)
+        assert ours.rank == n
+        assert ours.s.shape == (n,)
+        if ours.info.s_exact:
+            assert_allclose(ours.s, theirs[3], rtol=bound)
+
+
+def test_damped_rank_deficient_is_the_ridge_solution(backend):
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((2000, 3)) @ rng.standard_normal((3, 9))
+    b = rng.standard_normal(2000)
+    ridge = np.linalg.solve(A.T @ A + 0.25 * np.eye(9), A.T @ b)
+    for method in EXACT:
+        x = lowla.lstsq(A, b, method=method, damp=0.5, rng=0).x
+        assert_allclose(x, ridge, rtol=0, atol=tol(float, 2000, 1e2))
+
+
+def sparse_problem(m, n, dtype="float64", seed=0):
+    rng = np.random.default_rng(seed)
+    A = sp.random_array((m, n), density=0.05, rng=rng, format="csr").astype(dtype)
+    A.data = A.data + (1j * rng.standard_normal(A.nnz) if np.dtype(dtype).kind == "c" else 0)
+    A = (A + sp.vstack([sp.eye_array(n), sp.csr_array((m - n, n))]) if m > n else A).tocsr()
+    return A.astype(dtype), rng.standard_normal((m, 2)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", [sp.csr_array, sp.csc_array, aslinearoperator])
+def test_sparse_and_operators_solve_the_dense_problem(backend, dtype, form):
+    A, b = sparse_problem(3000, 40, dtype)
+    dense = A.toarray()
+    wide = np.complex128 if A.dtype.kind == "c" else float
+    exact = np.linalg.lstsq(dense.astype(wide), b.astype(wide), rcond=None)
+    ours = lowla.lstsq(form(A), b, method="precondition", rng=0)
+    cond = exact[3][0] / exact[3][-1]
+    assert ours.info.method == "precondition"
+    assert ours.info.converged
+    assert not ours.info.s_exact
+    assert_allclose(ours.x, exact[0], rtol=0, atol=tol(dtype, 40, cond))
+    assert ours.rank == 40
+
+
+@pytest.mark.parametrize("cond", [1e2, 1e6, 1e9])
+@pytest.mark.parametrize("form", [sp.csr_array, aslinearoperator])
+def test_conjugate_gradients_reach_lapacks_errors(backend, form, cond):
+    # EMN, section 4. A sparse product is a running sum: its A^H r has several times the rounding
+    # error of one summed by blocks, which the forward error shows.
+    A, b = problem(1500, 15, cond, 1e-3)
+    exact = reference(A, b)
+    x = lowla.lstsq(form(A), b, method="precondition", rng=0).x
+    lapack = gelsd(A, b)
+    forward, theirs = (np.linalg.norm((v - exact).astype(float)) for v in (x, lapack))
+    assert forward <= 10 * theirs + tol(float, 1, cond)
+    assert kw_backward_error(A, b, x) <= 2 * kw_backward_error(A, b, lapack) + eps(float)
+
+
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_array, aslinearoperator])
+@pytest.mark.parametrize("cond", [1e1, 1e4])
+def test_wide_systems_give_the_minimum_norm(backend, form, cond):
+    A = problem(2000, 20, cond, 0.0)[0].T
+    b = np.random.default_rng(0).standard_normal(20)
+    exact = np.linalg.lstsq(A, b, rcond=None)[0]
+    for method in EXACT:
+        ours = lowla.lstsq(form(A), b, method=method, rng=0)
+        assert_allclose(ours.x, exact, rtol=0, atol=tol(float, 20, cond) * np.linalg.norm(exact))
+        assert ours.residuals.shape == (0,)
+        assert ours.info.backward_error <= tol(float, 20)
+
+
+@pytest.mark.parametrize("form", [sp.csr_array, aslinearoperator])
+def test_rank_deficient_sparse_and_operators(backend, form):
+    A, b = sparse_problem(2000, 20)
+    A = sp.hstack([A, A[:, :5], sp.csr_array((2000, 2))]).tocsr()
+    exact = np.linalg.lstsq(A.toarray(), b, rcond=None)
+    ours = lowla.lstsq(form(A), b, method="precondition", rng=0)
+    assert ours.rank == exact[2] == 20
+    assert ours.residuals.shape == (0,)
+    assert_allclose(ours.x, exact[0], rtol=0, atol=tol(float, 2000, 10.0))
+
+
+# --- NIST ----------------------------------------------------------------------------------------
+
+# Wampler (1970) and Longley (1967): NIST Statistical Reference Datasets, Linear Regression,
+# https://www.itl.nist.gov/div898/strd/lls/lls.shtml (public domain), certified values.
+_T = np.arange(21.0)
+_WAMPLER_NOISE = np.where(_T % 2 == 0, 2048.0, -2048.0)
+_WAMPLER_NOISE[[0, 20]], _WAMPLER_NOISE[[4, 16]], _WAMPLER_NOISE[[8, 12]] = 759.0, 2523.0, 1838.0
+_SIX = np.vander(_T, 6, increasing=True)
+WAMPLER = {
+    1: (_SIX @ np.ones(6), np.ones(6)),
+    2: (_SIX @ 0.1 ** np.arange(6.0), 0.1 ** np.arange(6.0)),
+    3: (_SIX @ np.ones(6) + _WAMPLER_NOISE, np.ones(6)),
+    4: (_SIX @ np.ones(6) + 100 * _WAMPLER_NOISE, np.ones(6)),
+    5: (_SIX @ np.ones(6) + 10000 * _WAMPLER_NOISE, np.ones(6)),
+}
+LONGLEY = np.loadtxt(
+    """\
+60323  83.0 234289 2356 1590 107608 1947
+61122  88.5 259426 2325 1456 108632 1948
+60171  88.2 258054 3682 1616 109773 1949
+61187  89.5 284599 3351 1650 110929 1950
+63221  96.2 328975 2099 3099 112075 1951
+63639  98.1 346999 1932 3594 113270 1952
+64989  99.0 365385 1870 3547 115094 1953
+63761 100.0 363112 3578 3350 116219 1954
+66019 101.2 397469 2904 3048 117388 1955
+67857 104.6 419180 2822 2857 118734 1956
+68169 108.4 442769 2936 2798 120445 1957
+66513 110.8 444546 4681 2637 121950 1958
+68655 112.6 482704 3813 2552 123366 1959
+69564 114.2 502601 3931 2514 125368 1960
+69331 115.7 518173 4806 2572 127852 1961
+70551 116.9 554894 4007 2827 130081 1962
+""".splitlines()
+)
+LONGLEY_CERTIFIED = [
+    -3482258.63459582,
+    15.0618722713733,
+    -0.358191792925910e-01,
+    -2.02022980381683,
+    -1.03322686717359,
+    -0.511041056535807e-01,
+    1829.15146461355,
+]
+
+
+def digits(x, certified):
+    """Correct digits, as NIST counts them: -log10 of the largest relative error."""
+    error = np.max(np.abs(x - certified) / np.abs(certified))
+    return -np.log10(max(error, eps(float)))
+
+
+@pytest.mark.parametrize("number", WAMPLER)
+def test_wampler(backend, number):
+    b, certified = WAMPLER[number]
+    ours = digits(lowla.lstsq(_SIX, b).x, certified)
+    assert ours >= digits(gelsd(_SIX, b), certified) - 1
+
+
+def test_longley(backend):
+    A = np.column_stack([np.ones(16), LONGLEY[:, 1:]])
+    ours = digits(lowla.lstsq(A, LONGLEY[:, 0]).x, LONGLEY_CERTIFIED)
+    assert ours >= digits(gelsd(A, LONGLEY[:, 0]), LONGLEY_CERTIFIED) - 1
+    assert ours > 6
+
+
+@pytest.mark.parametrize("number", WAMPLER)
+def test_wampler_many_times(backend, number):
+    # 500 copies of the rows: the same solution, through the sketch.
+    b, certified = WAMPLER[number]
+    A, b = np.tile(_SIX, (500, 1)), np.tile(b, 500)
+    ours = lowla.lstsq(A, b, method="precondition", rng=0)
+    assert ours.info.method == "precondition"
+    assert digits(ours.x, certified) >= digits(gelsd(A, b), certified) - 1
+
+
+# --- the certificate -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("residual", [1e-8, 1e-2, 1.0])
+def test_backward_error_is_certified(backend, residual, seed):
+    # Gratton, Jiranek, Titley-Peloquin 2012: the estimate is within sqrt(2) of the optimum of WKS;
+    # the rest of the factor 3 is the distortion of the sketch that gives the singular values.
+    A, b = problem(300, 5, 1e3, residual, seed=seed)
+    for options in (
+        {"method": "sketch", "eps": 0.8},
+        {"method": "precondition", "tol": 1e-3, "max_iter": 3},
+    ):
+        form = A if options["method"] == "sketch" else sp.csr_array(A)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", lowla.ConvergenceWarning)
+            result = lowla.lstsq(form, b, rng=seed, **options)
+        true = optimal_backward_error(A, b, result.x)
+        if true > tol(float, 300):
+            assert true / 3 <= result.info.backward_error <= 3 * true
+
+
+@pytest.mark.parametrize("cond", [1.0, 1e4, 1e8])
+def test_cond_and_singular_values(backend, cond):
+    A, b = problem(3000, 20, cond, 1e-3)
+    s = np.logspace(0, -np.log10(cond), 20)
+    for method in ("direct", "precondition"):
+        exact = lowla.lstsq(A, b, method=method, rng=0)
+        assert exact.info.s_exact
+        assert_allclose(exact.s, s, rtol=0, atol=tol(float, 20))
+        assert exact.info.cond == pytest.approx(cond, rel=tol(float, 20, cond))
+    rough = lowla.lstsq(A, b, method="sketch", eps=0.3, rng=0)
+    assert not rough.info.s_exact
+    d = rough.info.sketch_rows
+    distortion = (1 + np.sqrt(20 / d) + 0.15) / (1 - np.sqrt(20 / d) - 0.15)
+    assert cond / distortion <= rough.info.cond <= cond * distortion
+
+
+def test_residual_norms(backend):
+    A, b = problem(2000, 10, 10.0, 0.3)
+    single = lowla.lstsq(A, b, rng=0)
+    assert single.info.residual_norm == pytest.approx(0.3, rel=tol(float, 2000))
+    several = lowla.lstsq(A, np.stack([b, 2 * b], axis=1), rng=0)
+    assert_allclose(several.info.residual_norm, [0.3, 0.6], rtol=tol(float, 2000))
+
+
+def test_a_tolerance_ends_early_and_an_unreachable_one_warns(backend):
+    A, b = problem(3000, 20, 1e4, 1e-3)
+    loose = lowla.lstsq(sp.csr_array(A), b, method="precondition", tol=1e-6, rng=0)
+    tight = lowla.lstsq(sp.csr_array(A), b, method="precondition", rng=0)
+    assert loose.info.converged
+    assert loose.info.backward_error <= 1e-6
+    assert loose.info.iterations < tight.info.iterations
+    with pytest.warns(lowla.ConvergenceWarning, match="lstsq stopped at a backward error of"):
+        short = lowla.lstsq(sp.csr_array(A), b, method="precondition", max_iter=1, rng=0)
+    assert not short.info.converged
+
+
+def test_callback_sees_the_error_and_can_stop(backend):
+    A, b = problem(3000, 20, 1e4, 1e-3)
+    seen = []
+    lowla.lstsq(A, b, method="precondition", rng=0, callback=seen.append)
+    assert len(seen) >= 2
+    assert all(info.backward_error < 1 for info in seen)
+    stopped = lowla.lstsq(A, b, method="precondition", rng=0, callback=lambda info: True)
+    assert stopped.info.iterations == 1
+
+
+def test_how_auto_chooses(backend):
+    def method(form, m, n):
+        A = np.random.default_rng(0).standard_normal((m, n))
+        return lowla.lstsq(form(A), np.ones(m), rng=0).info.method
+
+    assert method(np.asarray, 30_000, 20) == "precondition"
+    assert method(np.asarray, 300, 20) == "direct"
+    assert method(np.asarray, 700, 600) == "direct"
+    assert method(np.asarray, 20, 30_000) == "direct"
+    assert method(sp.csr_array, 30_000, 20) == "precondition"
+    assert method(aslinearoperator, 30_000, 20) == "precondition"
+    assert method(aslinearoperator, 300, 20) == "direct"
+
+
+# --- sketch and solve ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["sjlt", "gaussian"])
+@pytest.mark.parametrize("accuracy", [0.1, 0.5])
+def test_sketch_and_solve_keeps_its_residual(backend, kind, accuracy):
+    # ||S A x - S b|| minimised: Gaussian excess is n/(d-n-1) on average (Davidson, Szarek 2001).
+    A, b = problem(20_000, 8, 1e3, 1.0)
+    best = lowla.lstsq(A, b, method="direct").info.residual_norm
+    excess = []
+    for seed in range(10):
+        result = lowla.lstsq(A, b, method="sketch", sketch=kind, eps=accuracy, rng=seed)
+        assert result.info.passes <= 2
+        excess.append(result.info.residual_norm / best - 1)
+    assert max(excess) <= accuracy
+    mean = 8 / (result.info.sketch_rows - 9) / 2
+    assert 0.3 * mean <= np.mean(excess) <= 2.5 * mean
+
+
+def spiky(m, n):
+    """A = [I; 0] and a residual that sits in few entries: the hard instance of section 1.2 of
+    Price, Song, Woodruff, "Fast regression with an l_inf guarantee", ICALP 2017."""
+    A = np.eye(m, n)
+    b = np.zeros(m)
+    b[n : n + n] = 1.0
+    return A, b
+
+
+def linf_error(A, b, x):
+    n = A.shape[1]
+    exact = np.linalg.lstsq(A, b, rcond=None)[0]
+    r = np.linalg.norm(b - A @ exact)
+    return np.max(np.abs(x - exact)) * np.sqrt(n) / (r * np.linalg.norm(np.linalg.pinv(A), 2))
+
+
+def test_linf_guarantee_over_many_seeds(backend):
+    # Song, Ye, Yin, Zhang 2023, Theorem 1.1; the constant is that of a Gaussian sketch.
+    A, b = spiky(2048, 8)
+    accuracy = 0.9
+    d = sketch_rows(8, accuracy, "linf")
+    assert d < 2048
+    errors = []
+    for seed in range(200):
+        result = lowla.lstsq(A, b, method="sketch", guarantee="linf", eps=accuracy, rng=seed)
+        errors.append(linf_error(A, b, result.x))
+    assert result.info.sketch_rows == d
+    assert max(errors) <= accuracy
+    assert max(errors) > accuracy / 10
+
+
+def test_countsketch_breaks_the_linf_guarantee(backend):
+    # Two spikes in one bucket with a unit vector move one entry by a multiple of 1, whatever d.
+    A, b = spiky(2048, 8)
+    accuracy = 0.9
+    d = sketch_rows(8, accuracy, "linf")
+    broken = 0
+    for seed in range(200):
+        S = lowla.sketch_operator("sjlt", d, 2048, nnz_per_col=1, rng=seed).tosparse()
+        x = np.linalg.lstsq(S @ A, S @ b, rcond=None)[0]
+        broken += linf_error(A, b, x) > accuracy
+    assert broken >= 5
