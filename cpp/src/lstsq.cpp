@@ -3,7 +3,7 @@
 // gram: row blocks of kBlock rows. Y = A_block P by column panels, each to the depth of the
 // triangle, stays in the second-level cache; then the upper panels of Y^H Y. Per entry of A 2 n
 // flops, A read once. residual: blocks of simd::kRowBlock rows; y = b - A X, and A^H y added up
-// within the block before it joins a compensated sum, so that its error does not grow with m.
+// over kChain rows before it joins a compensated sum, so that its error does not grow with m.
 #include "lowla/lstsq.hpp"
 
 #include "host_rows.hpp"
@@ -19,6 +19,10 @@ using namespace rows;
 constexpr index kPanelUnits = 4;
 /// Rows of a block of Y.
 constexpr index kBlock = 4 * simd::kRowBlock;
+
+/// Rows whose contributions to A^H y are added up plainly: the gradient's rounding limits the
+/// forward error of the solution.
+constexpr index kChain = 16;
 
 /// sum += x with the rounding error kept in `lost` (Knuth's two-sum).
 LOWLA_CLONES void add_compensated(const double *x, double *sum, double *lost, index n) {
@@ -183,9 +187,13 @@ public:
                   const double value = y[k * ld + plane * width + j];
                   squares[c * r + j] += value * value;
                 }
-            std::fill(z, z + size, 0.0);
-            simd::dense<double>().multiply_transposed(A, stride, count, depth, y, ld, ld, z, ld);
-            add_compensated(z, sum, lost, size);
+            for (index k = 0; k < count; k += kChain) {
+              std::fill(z, z + size, 0.0);
+              simd::dense<double>().multiply_transposed(A + k * stride, stride,
+                                                        std::min(kChain, count - k), depth,
+                                                        y + k * ld, ld, ld, z, ld);
+              add_compensated(z, sum, lost, size);
+            }
           });
     });
     norms2.assign(static_cast<std::size_t>(r), 0.0);

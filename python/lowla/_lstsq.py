@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 import numpy as np
 
-from lowla import _arrays, _checks
+from lowla import _arrays, _backend, _checks
 from lowla._call import Call
 from lowla._results import LstsqInfo, LstsqResult
 from lowla._rng import RngLike, philox_key
@@ -273,6 +273,9 @@ class _LstsqCall(Call[LstsqInfo]):
     def __init__(self, M: Matrix, tol: float | None, callback: LstsqCallback | None) -> None:
         super().__init__("lstsq", M, callback)
         self._tol = tol
+        tall = M.kind == "dense" and M.shape[0] >= M.shape[1]
+        if self.name == "native" and not tall:  # wide, sparse and operators: so far numba's
+            self.name, self.backend = "numba", _backend.load("numba")
 
     def _so_far(self, iteration: int, error: float) -> LstsqInfo:
         nan = float("nan")
