@@ -68,6 +68,20 @@ def reigh(
     check_finite: bool,
     monitor: Monitor | None,
 ) -> tuple[Array, Array, Facts]: ...
+def lstsq(
+    A: Array,
+    b: Array,
+    rcond: float,
+    method: str,
+    sketch: str,
+    damp: float,
+    tol: float,
+    max_iter: int,
+    rows: int,
+    key: int,
+    check_finite: bool,
+    monitor: Monitor | None,
+) -> tuple[Array, Array, int, Array, Facts]: ...
 def stream_pass(A: Payload, X: Array) -> tuple[Array, Array, float]: ...
 def stream_finish(
     Y: Array, Z: Array, norm2: float, k: int

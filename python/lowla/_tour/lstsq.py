@@ -11,7 +11,7 @@ import numpy.typing as npt
 import lowla
 from lowla._tour import Picture, Row, Size, Stop, timed, timed_at_its_best
 
-Matrix: TypeAlias = npt.NDArray[np.floating]
+Matrix: TypeAlias = npt.NDArray[np.inexact]
 
 _SEED = 0
 
