@@ -20,14 +20,6 @@ LstsqMethod lstsq_method(const std::string &name) {
   throw ValueError("unknown method \"" + name + "\"");
 }
 
-SketchKind sketch_kind(const std::string &name) {
-  if (name == "sjlt")
-    return SketchKind::kSjlt;
-  if (name == "gaussian")
-    return SketchKind::kGaussian;
-  throw ValueError("unknown sketch \"" + name + "\"");
-}
-
 py::dict to_dict(const LstsqFacts &facts) {
   py::dict out;
   out["method"] = facts.method;
@@ -55,7 +47,7 @@ py::tuple lstsq(const py::array &A, const py::array &b, double rcond, const std:
                 std::uint64_t key, bool check_finite, const py::object &monitor) {
   LstsqRequest request;
   request.method = lstsq_method(method);
-  request.sketch = sketch_kind(sketch);
+  request.sketch = sketch;
   request.rcond = rcond;
   request.damp = damp;
   request.tol = tol;

@@ -192,37 +192,42 @@ template <class T> void sparse_times(const SketchSpec &spec, MatrixView<T> A, T 
   const index cache =
       sorted ? (index(512) << 10) / std::max(block_size, spec.d) : (index(1) << 20) / spec.d;
   const Slabs slabs(ldo, std::clamp<index>(cache, 128, sorted ? 512 : 1024), kItem);
-  // Few columns: blocks of rows too are dealt out, by a rule that knows nothing of threads.
-  const index lines = (ldo * kItem + simd::kPanelBytes - 1) / simd::kPanelBytes;
-  const index parts = std::max<index>(1, std::min(spec.n / (4 * block_size), 16 / lines));
+  // Blocks of rows are dealt out, each part with a result of its own, as long as these are small
+  // (a rule that knows nothing of threads): rows are then read whole, as they lie in memory. Else
+  // slabs are dealt out.
+  constexpr index kPartialBytes = index(12) << 20;
+  constexpr index kEnough = 4; // parts that make dealing out slabs too needless
+  const index parts = std::clamp<index>(
+      std::min(spec.n / (4 * block_size), kPartialBytes / (size * kItem)), 1, 16);
+  const index groups = parts >= kEnough ? 1 : slabs.count;
   R *result = reinterpret_cast<R *>(out);
   Buffer<R> partial((parts - 1) * size);
   std::fill(result, result + size, R(0));
   std::fill(partial.get(), partial.get() + (parts - 1) * size, R(0));
-  for_blocks(spec, sorted, block_size, slabs.count * parts,
+  const auto add_slab = [&](index slab, index first, index rows, const Lists &lists, R *sums) {
+    const index c0 = slabs.first(slab), width = slabs.last(slab) - c0;
+    if (source.direct() && !sorted) {
+      simd::sketching<R>().scatter(source.at(first, c0), source.stride(), rows, width,
+                                   lists.start(), lists.entry(), sums + c0, ldo);
+      return;
+    }
+    Buffer<R> packed(rows * slabs.width);
+    source.pack(first, rows, c0, c0 + width, packed.get(), slabs.width);
+    if (sorted)
+      simd::sketching<R>().gather(packed.get(), slabs.width, width, lists.start(), lists.entry(), 0,
+                                  spec.d, sums + c0, ldo);
+    else
+      simd::sketching<R>().scatter(packed.get(), slabs.width, rows, width, lists.start(),
+                                   lists.entry(), sums + c0, ldo);
+  };
+  for_blocks(spec, sorted, block_size, groups * parts,
              [&](index task, index first, index rows, const Lists &lists) {
-               const index part = task % parts, c0 = slabs.first(task / parts);
-               const index width = slabs.last(task / parts) - c0;
+               const index part = task % parts, group = task / parts;
                if (first / block_size % parts != part)
                  return;
-               R *sums = (part == 0 ? result : partial.get() + (part - 1) * size) + c0;
-               const R *block = nullptr;
-               index stride = slabs.width;
-               Buffer<R> packed;
-               if (source.direct() && !sorted) {
-                 block = source.at(first, c0);
-                 stride = source.stride();
-               } else {
-                 packed = Buffer<R>(rows * stride);
-                 source.pack(first, rows, c0, c0 + width, packed.get(), stride);
-                 block = packed.get();
-               }
-               if (sorted)
-                 simd::sketching<R>().gather(block, stride, width, lists.start(), lists.entry(), 0,
-                                             spec.d, sums, ldo);
-               else
-                 simd::sketching<R>().scatter(block, stride, rows, width, lists.start(),
-                                              lists.entry(), sums, ldo);
+               R *sums = part == 0 ? result : partial.get() + (part - 1) * size;
+               for (index slab = group; slab < slabs.count; slab += groups)
+                 add_slab(slab, first, rows, lists, sums);
              });
   for (index part = 1; part < parts; ++part)
     for (index k = 0; k < size; ++k)

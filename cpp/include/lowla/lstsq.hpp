@@ -28,6 +28,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 namespace lowla {
@@ -36,7 +37,7 @@ enum class LstsqMethod { kAuto, kDirect, kPrecondition, kSketch };
 
 struct LstsqRequest {
   LstsqMethod method = LstsqMethod::kAuto;
-  SketchKind sketch = SketchKind::kSjlt;
+  std::string sketch = "sjlt"; ///< a kind of sketch.hpp, with its default sparsity
   double rcond = 0, damp = 0;
   double tol = 0;               ///< backward error that ends the refinement; 0: rounding level
   index max_iter = 0, rows = 0; ///< 0: chosen
@@ -217,7 +218,7 @@ private:
       method =
           m * n <= kSmallProblem || m < 2 * d ? LstsqMethod::kDirect : LstsqMethod::kPrecondition;
     if (method != LstsqMethod::kDirect && d < m) {
-      const SketchSpec spec = sketch_spec(d);
+      const SketchSpec spec = embedding(d);
       if (method == LstsqMethod::kSketch)
         return by_triangle(sketched_triangle(spec), "sketch", d);
       if (std::optional<Result> result = precondition(spec))
@@ -226,9 +227,9 @@ private:
     return by_triangle(A_.triangle(b_, damp_), "direct", 0);
   }
 
-  SketchSpec sketch_spec(index d) const {
-    const index nnz = request_.sketch == SketchKind::kSjlt ? std::min<index>(8, d) : d;
-    return {request_.sketch, request_.key, d, A_.m, nnz};
+  SketchSpec embedding(index d) const {
+    const double density = 1.0 / std::sqrt(static_cast<double>(A_.m));
+    return sketch_spec(request_.sketch, request_.key, d, A_.m, std::min<index>(8, d), density);
   }
 
   // --- direct and sketch: the SVD of a triangle ---

@@ -34,7 +34,7 @@ from .matrix import (
     open_matrix,
     times_power_of_two,
 )
-from .sketch import csr_matrix, real_dtype, sketch_apply
+from .sketch import csr_matrix, embed, real_dtype
 
 Monitor: TypeAlias = Callable[[int, float], bool] | None
 
@@ -268,19 +268,14 @@ def direct(p: Problem) -> Solution:
 # --- sketches ------------------------------------------------------------------------------------
 
 
-def _nonzeros(kind: str, d: int) -> int:
-    return min(8, d) if kind == "sjlt" else d
-
-
 def sketched(p: Problem, kind: str, key: int, d: int) -> Array:
     """S B (d, n) in double precision: one read of an array, d products of an operator."""
     m, n = p.matrix.shape
-    nnz = _nonzeros(kind, d)
     if p.matrix.kind == "operator":
         SB = np.empty((d, n), dtype=p.matrix.work_dtype)
         for begin in range(0, d, _OPERATOR_BLOCK):
             rows = slice(begin, min(begin + _OPERATOR_BLOCK, d))
-            columns_of_St = sketch_apply(kind, key, d, m, nnz, np.eye(d)[:, rows], True)
+            columns_of_St = embed(kind, key, d, m, np.eye(d)[:, rows], adjoint=True)
             SB[rows] = adjoint(p.matrix.rmatmat(columns_of_St.astype(p.matrix.work_dtype)))
         return SB
     B = p.payload
@@ -290,7 +285,7 @@ def sketched(p: Problem, kind: str, key: int, d: int) -> Array:
     elif p.wide:
         B = B.conj().T
     p.matrix.passes += 1
-    return sketch_apply(kind, key, d, m, nnz, B, False).astype(p.matrix.work_dtype)
+    return embed(kind, key, d, m, B).astype(p.matrix.work_dtype)
 
 
 def with_damp(SB: Array, damp: float) -> Array:
@@ -304,7 +299,7 @@ def sketch_and_solve(p: Problem, kind: str, key: int, d: int) -> Solution:
     """argmin ||S (A x - b)||, minimum norm."""
     SA = with_damp(sketched(p, kind, key, d), p.damp)
     Sb = np.zeros((SA.shape[0], p.b.shape[1]), dtype=SA.dtype)
-    Sb[:d] = sketch_apply(kind, key, d, p.b.shape[0], _nonzeros(kind, d), p.b, False)
+    Sb[:d] = embed(kind, key, d, p.b.shape[0], p.b)
     U, s, Vh = _finite_svd(SA)
     k = rank_of(s, p.rcond)
     x = adjoint(Vh[:k]) @ (adjoint(U[:, :k]) @ Sb / s[:k, None])

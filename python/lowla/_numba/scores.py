@@ -20,7 +20,7 @@ from .linalg import dense_svd
 from .lstsq import rank_of, safe_payload, triangle
 from .matrix import Array, NotFiniteError, adjoint
 from .philox import STREAM_ROWS, uniforms
-from .sketch import csr_matrix, real_dtype, sketch_apply
+from .sketch import csr_matrix, embed, real_dtype
 
 _BLOCK_ENTRIES = 1 << 19
 _SKETCH_ROWS = 32  # per column: scores to a factor of 2
@@ -94,7 +94,7 @@ def _sketched_leverage(A: Any, key: int) -> Array:
     d = _SKETCH_ROWS * n
     if d >= m:
         return _exact_leverage(A)
-    SA = sketch_apply("sjlt", key, d, m, 8, A, False)
+    SA = embed("sjlt", key, d, m, A)
     return np.minimum(row_norms2(A, weighted_factor(SA)), 1.0)
 
 

@@ -225,3 +225,10 @@ def start_block(kind: str, key: int, n: int, columns: int) -> Array:
     else:
         start = random_normal(key, STREAM_GAUSSIAN, columns, n, "float64").T
     return start
+
+
+def embed(kind: str, key: int, d: int, n: int, A: Array | Csr, adjoint: bool = False) -> Array:
+    """`sketch_apply` with the default sparsity: 8 nonzeros a column, or density 1/sqrt(n)."""
+    nnz = min(8, d) if kind == "sjlt" else 1
+    density = 1.0 / np.sqrt(n) if kind == "sparse" else 1.0
+    return sketch_apply(kind, key, d, n, nnz, density, A, adjoint)
