@@ -145,6 +145,8 @@ def test_emulated_exports_the_same_functions(module):
     for name, function in vars(_backend.Backend).items():
         if name.startswith("_") or not inspect.isfunction(function):
             continue
+        if name in _backend.NUMBA_ONLY and not hasattr(module, name):
+            continue
         expected = [p for p in inspect.signature(function).parameters if p != "self"]
         first = getattr(module, name).__doc__.splitlines()[0]
         text = re.sub(r"\[[^][]*(\[[^][]*\][^][]*)*\]", "", first[first.index("(") + 1 :])

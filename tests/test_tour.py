@@ -12,7 +12,7 @@ from lowla import _tour
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-_PICTURES = ["rsvd_digits.png", "rsvd_photograph.png", "rsvd_spectrum.png"]
+_PICTURES = ["lstsq_diabetes.png", "rsvd_digits.png", "rsvd_photograph.png", "rsvd_spectrum.png"]
 
 
 @pytest.fixture(scope="module")

@@ -197,8 +197,8 @@ template <class T> void sparse_times(const SketchSpec &spec, MatrixView<T> A, T 
   // slabs are dealt out.
   constexpr index kPartialBytes = index(12) << 20;
   constexpr index kEnough = 4; // parts that make dealing out slabs too needless
-  const index parts = std::clamp<index>(
-      std::min(spec.n / (4 * block_size), kPartialBytes / (size * kItem)), 1, 16);
+  const index parts =
+      std::clamp<index>(std::min(spec.n / (4 * block_size), kPartialBytes / (size * kItem)), 1, 16);
   const index groups = parts >= kEnough ? 1 : slabs.count;
   R *result = reinterpret_cast<R *>(out);
   Buffer<R> partial((parts - 1) * size);

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from .philox import STREAM_PROBE, random_normal, random_signs
+from .philox import STREAM_PROBE, njit, random_normal, random_signs
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -307,10 +307,37 @@ class CsrMatrix(ArrayMatrix):
         Y = self._product(X, from_left=False)
         return Y, self._product(Y, from_left=True)
 
+    def residual(self, b: Array, X: Array) -> tuple[Array, Array]:
+        if self.swapped:
+            return super().residual(b, X)
+        R = b - self.matmat(X)
+        self.passes += 1
+        Z = np.zeros((self.shape[1], b.shape[1]), dtype=self.work_dtype)
+        A = self._csr
+        _add_adjoint(A.indptr, A.indices, A.data, R, Z, np.zeros_like(Z))
+        return R, Z
+
     def to_dense(self) -> Array:
         self.passes += 1
         dense = self._csr.toarray()
         return adjoint(dense) if self.swapped else np.asarray(dense)
+
+
+@njit
+def _add_adjoint(
+    indptr: Array, indices: Array, data: Array, R: Array, Z: Array, lost: Array
+) -> None:
+    """Z += A^H R with the rounding errors of the sums kept in `lost` (Knuth's two-sum)."""
+    for i in range(len(indptr) - 1):
+        for k in range(indptr[i], indptr[i + 1]):
+            j, a = indices[k], np.conj(data[k])
+            for c in range(R.shape[1]):
+                term = a * R[i, c]
+                total = Z[j, c] + term
+                back = total - Z[j, c]
+                lost[j, c] += (Z[j, c] - (total - back)) + (term - back)
+                Z[j, c] = total
+    Z += lost
 
 
 class OperatorMatrix(Matrix):

@@ -167,7 +167,7 @@ def _fill_signs(key: int, stream: int, col_begin: int, out: npt.NDArray[np.int8]
 
 
 @njit
-def _fill_uniform(key: int, stream: int, out: npt.NDArray[np.float64]) -> None:
+def _fill_doubles(key: int, stream: int, out: npt.NDArray[np.float64]) -> None:
     for j in range(out.size):
         w0, w1, _, _ = _block(key, stream, np.uint64(0), np.uint64(j))
         out[j] = float((w0 << np.uint64(21)) | (w1 >> np.uint64(11))) * 2.0**-53
@@ -304,7 +304,7 @@ def normal_columns(
 def uniforms(key: int, stream: int, n: int) -> npt.NDArray[np.float64]:
     """n uniforms in [0, 1) of a stream: 53 bits of the first two words at (0, j)."""
     out = np.empty(n)
-    _fill_uniform(np.uint64(key), np.uint64(stream), out)
+    _fill_doubles(np.uint64(key), np.uint64(stream), out)
     return out
 
 
