@@ -119,7 +119,7 @@ def lstsq(
     QR, and `info.backward_error` estimates that of the returned x within a small factor [1]_ [2]_.
     "sketch" with a Gaussian sketch and real A: ||A x - b|| <= (1 + eps) min ||A x - b|| with
     probability 1 - 2e-4 for each column of b; `guarantee="linf"`:
-    max_i |x_i - x*_i| <= (eps/√n) ||A x* - b|| ||A⁺||, with probability 1 - 2e-4 [3]_. The same
+    max_i abs(x_i - x*_i) <= (eps/√n) ||A x* - b|| ||A⁺||, with probability 1 - 2e-4 [3]_. The same
     sizes are taken for the other kinds.
 
     **Cost.** "direct" 2·m·n² flops, more for wide A. "precondition" 2·m·n² flops in matrix products

@@ -95,7 +95,7 @@ def lewis_weights(A: ArrayLike | SupportsToCsr, p: float, *, tol: float = 1e-3) 
     p : float
         At least 1.
     tol : float, default 1e-3
-        In (0, 1): largest |log| of the ratio of the two sides of the equation.
+        In (0, 1): largest absolute log of the ratio of the two sides of the equation.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def lewis_weights(A: ArrayLike | SupportsToCsr, p: float, *, tol: float = 1e-3) 
     Notes
     -----
     **Guarantee.** The weights exist and are unique for every p [1]_. Up to p = 2 the error in log w
-    shrinks by |1 - p/2| a step, to p = 4 globally and beyond near the solution by
+    shrinks by abs(1 - p/2) a step, to p = 4 globally and beyond near the solution by
     (p - 2)/(p + 2).
 
     **Cost.** About 4·m·n² flops and two reads of A a step.
@@ -173,7 +173,7 @@ def sensitivity_sample(
         At least 1.
     method : {"leverage", "root_leverage", "lewis", "sensitivity", "mixed"}, default "leverage"
         Scores: τ_i; τ_i^(p/2); Lewis weights; estimates of the l_p sensitivities
-        max_x |a_i x|^p / ||A x||_p^p; the mean of leverage scores and sensitivities.
+        max_x abs(a_i x)^p / ||A x||_p^p; the mean of leverage scores and sensitivities.
     rng : None, int, numpy.random.Generator or numpy.random.SeedSequence, optional
         The same int draws the same rows on every backend.
 
@@ -196,7 +196,7 @@ def sensitivity_sample(
     **Guarantee.** For every x, ||S A x||_p^p has mean ||A x||_p^p. With Lewis weights and
     n_samples = 8·n^max(1, p/2)·ln(4n)/ε² it is within 1 ± ε of it for all x together, with high
     probability [1]_ [2]_. The sensitivity estimates are below the truth by at most a factor
-    n^|p/2-1|.
+    n^abs(p/2-1).
 
     **Cost.** That of the scores; O(m) for the draw.
 
