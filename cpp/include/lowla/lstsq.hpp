@@ -125,8 +125,9 @@ private:
   static constexpr double kUnit = unit_roundoff<T>();
   /// Entries within 2^+-kSafe leave room for squares.
   static constexpr int kSafe = kSingle ? 30 : 250;
-  /// Singular values this close to the rank decision leave it to `direct`.
-  static constexpr double kMargin = 10.0;
+  /// Singular values this close to the rank decision leave it to `direct`; those of R are as
+  /// accurate as LAPACK's, so that only its last digits are in doubt.
+  static constexpr double kMargin = 2.0;
   static constexpr index kRefinements = 8;
   /// Entries of A below which "auto" does not sketch.
   static constexpr index kSmallProblem = index(1) << 18;
