@@ -91,7 +91,7 @@ def _run(session: Session, case: Case, child: ChildProcess | None, folder: Path)
         ),
     ]
     if child is not None:
-        path = folder / "case.npz"
+        path = folder / (case.name.replace(" ", "_") + ".npz")  # the child keeps arrays by path
         np.savez(path, A=A, b=b)
         x = child.call(path=str(path), keep=True)[1]
         parties.append(
@@ -103,9 +103,6 @@ def _run(session: Session, case: Case, child: ChildProcess | None, folder: Path)
         )
     product = Party("A.T @ A", lambda: A.T @ A)
     interleave([*parties, product], session.repetitions)
-    if child is not None:
-        child.call(path=str(path), keep=False)
-        path.unlink()
     session.add("lstsq", Row(case.name, parties, product.median))
 
 
