@@ -38,15 +38,6 @@ public:
   void multiply_adjoint(const Panel &Y, Panel &Z) override {
     apply(adjoint_ ? "matmat" : "rmatmat", Y, Z);
   }
-  void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2) override {
-    Panel own;
-    if (Y == nullptr) {
-      own = Panel(this->m, X.cols);
-      Y = &own;
-    }
-    multiply(X, *Y, norm2);
-    multiply_adjoint(*Y, Z);
-  }
   /// The operator has no entries to look at: the largest entry of a product stands for them.
   double scan(bool &finite) override {
     Panel X(this->n, 1), Y(this->m, 1);

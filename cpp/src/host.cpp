@@ -119,25 +119,7 @@ public:
       *norm2 = total;
   }
 
-  double scan(bool &finite) override {
-    const RowChunks chunks(A_.m, 64, simd::kRowBlock);
-    std::vector<double> largest(static_cast<std::size_t>(chunks.count), 0.0);
-    std::vector<char> bad(static_cast<std::size_t>(chunks.count), 0);
-    parallel_for(chunks.count, [&](index c) {
-      for_blocks(chunks.first(c), chunks.last(c), [&](index, index rows, const R *block, index rs) {
-        for (index r = 0; r < rows; ++r)
-          for (index j = 0; j < depth(); ++j) {
-            const double a = std::abs(static_cast<double>(block[r * rs + j]));
-            if (!std::isfinite(a))
-              bad[c] = 1;
-            else if (a > largest[c])
-              largest[c] = a;
-          }
-      });
-    });
-    finite = std::none_of(bad.begin(), bad.end(), [](char b) { return b != 0; });
-    return *std::max_element(largest.begin(), largest.end());
-  }
+  double scan(bool &finite) override { return DenseRows<T>::scan(finite); }
 
   void rescale(R factor) override { scale_ = factor; }
 
@@ -312,13 +294,7 @@ public:
   }
   void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2) override {
     if (adjoint_ || Y != nullptr) {
-      Panel own;
-      if (Y == nullptr) {
-        own = Panel(this->m, X.cols);
-        Y = &own;
-      }
-      multiply(X, *Y, norm2);
-      multiply_adjoint(*Y, Z);
+      Matrix::normal(X, Y, Z, norm2);
       return;
     }
     const typename Matrix::Read read(*this);

@@ -5,6 +5,10 @@
 #include "lowla/core/threads.hpp"
 #include "lowla/core/view.hpp"
 
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
 namespace lowla::rows {
 
 using threads::parallel_for;
@@ -110,6 +114,27 @@ public:
         f(i, rows, static_cast<const R *>(packed), depth());
       }
     }
+  }
+
+  /// Largest magnitude among the finite parts, and whether all are finite.
+  double scan(bool &finite) const {
+    const RowChunks chunks(A_.m, 64, simd::kRowBlock);
+    std::vector<double> largest(static_cast<std::size_t>(chunks.count), 0.0);
+    std::vector<char> bad(static_cast<std::size_t>(chunks.count), 0);
+    parallel_for(chunks.count, [&](index c) {
+      for_blocks(chunks.first(c), chunks.last(c), [&](index, index rows, const R *block, index rs) {
+        for (index r = 0; r < rows; ++r)
+          for (index j = 0; j < depth(); ++j) {
+            const double a = std::abs(static_cast<double>(block[r * rs + j]));
+            if (!std::isfinite(a))
+              bad[c] = 1;
+            else if (a > largest[c])
+              largest[c] = a;
+          }
+      });
+    });
+    finite = std::none_of(bad.begin(), bad.end(), [](char b) { return b != 0; });
+    return *std::max_element(largest.begin(), largest.end());
   }
 
 protected:

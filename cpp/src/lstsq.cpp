@@ -245,19 +245,7 @@ public:
 
   double scan(bool &finite) override {
     ++this->reads;
-    double largest = 0;
-    finite = true;
-    for (index i = 0; i < A_.m; ++i)
-      for (index j = 0; j < A_.n; ++j) {
-        const T a = *A_.at(i, j);
-        const double size = std::max(std::abs(static_cast<double>(std::real(a))),
-                                     std::abs(static_cast<double>(std::imag(a))));
-        if (!std::isfinite(size))
-          finite = false;
-        else
-          largest = std::max(largest, size);
-      }
-    return largest;
+    return DenseRows<T>::scan(finite);
   }
 
   void rescale(R factor) override { scale_ = factor; }

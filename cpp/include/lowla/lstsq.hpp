@@ -100,6 +100,12 @@ public:
     const int b_exponent = scale_b(finite);
     if (!finite)
       return not_finite("b");
+    for (index j = 0; j < b_.n; ++j) {
+      double sum = 0;
+      for (index i = 0; i < b_.m; ++i)
+        sum += abs2(Wide(*b_.at(i, j)));
+      b_norms2_.push_back(sum);
+    }
     std::optional<Result> result;
     int a_exponent = 0;
     try {
@@ -463,12 +469,9 @@ private:
     if (norm_A2 == 0)
       return 0;
     for (index j = 0; j < b_.n; ++j) {
-      double norm_b2 = 0;
-      for (index i = 0; i < b_.m; ++i)
-        norm_b2 += abs2(Wide(*b_.at(i, j)));
-      if (norm_b2 == 0)
+      if (b_norms2_[j] == 0)
         continue;
-      const double theta2 = norm_A2 / norm_b2, x2 = norm2(x, j);
+      const double theta2 = norm_A2 / b_norms2_[j], x2 = norm2(x, j);
       const double shrink = 1 + theta2 * x2;
       const double mu = theta2 * (norms2[j] + damp_ * damp_ * x2) / shrink;
       const double eta = std::sqrt(theta2 / shrink * quadratic(j, mu));
@@ -524,6 +527,7 @@ private:
   TallMatrix<T> &A_;
   MatrixView<T> b_;
   std::vector<T> scaled_b_;
+  std::vector<double> b_norms2_; ///< of the columns
   LstsqRequest request_;
   double damp_;
   bool rescaled_ = false;

@@ -18,8 +18,16 @@ public:
   /// norm2, where given, receives ||A||_F^2 (or NaN where products alone cannot tell it).
   virtual void multiply(const Panel &X, Panel &Y, double *norm2 = nullptr) = 0;
   virtual void multiply_adjoint(const Panel &Y, Panel &Z) = 0;
-  /// Y may be null where it is not wanted.
-  virtual void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2 = nullptr) = 0;
+  /// Y = A X and Z = A^H Y; Y may be null where it is not wanted. Two reads, unless overridden.
+  virtual void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2 = nullptr) {
+    Panel own;
+    if (Y == nullptr) {
+      own = Panel(m, X.cols);
+      Y = &own;
+    }
+    multiply(X, *Y, norm2);
+    multiply_adjoint(*Y, Z);
+  }
   virtual double scan(bool &finite) = 0;
   virtual void rescale(R factor) = 0;
   virtual std::unique_ptr<Matrix> adjoint() const = 0;

@@ -71,15 +71,6 @@ public:
     const typename Matrix::Read read(*this);
     product(!adjoint_, Y, Z);
   }
-  void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2) override {
-    Panel own;
-    if (Y == nullptr) {
-      own = Panel(this->m, X.cols);
-      Y = &own;
-    }
-    multiply(X, *Y, norm2);
-    multiply_adjoint(*Y, Z);
-  }
   double scan(bool &finite) override {
     Reduction<Runtime> reduction;
     reduction.add_largest(A_.data, nnz_, 1, 1, nnz_);
