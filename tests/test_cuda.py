@@ -272,10 +272,14 @@ def test_emulated_factors_are_orthonormal_certified_and_as_good(
     A, k = drawn
     r = lowla.rsvd(A, k, method=method, sketch=sketch, rng=1)
     true = assert_svd(A, r)
-    key = lowla._rng.philox_key(1)
-    U, S, Vh, _ = host.rsvd(A, k, 0.0, 10, -1, method, sketch, key, True, None)
-    slack = 2.0 if method == "single_pass" else 1.05  # the sides may differ
-    assert true <= slack * relative_error(A, U, S, Vh) + tol(A.dtype, 1)
+    # The sides may differ in a single pass, whose error is random: the host's worst of some draws.
+    slack, draws = (2.0, 6) if method == "single_pass" else (1.05, 1)
+    worst = 0.0
+    for seed in range(1, 1 + draws):
+        key = lowla._rng.philox_key(seed)
+        U, S, Vh, _ = host.rsvd(A, k, 0.0, 10, -1, method, sketch, key, True, None)
+        worst = max(worst, relative_error(A, U, S, Vh))
+    assert true <= slack * worst + tol(A.dtype, 1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

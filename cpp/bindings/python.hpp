@@ -173,8 +173,9 @@ template <class T>
 py::array_t<T> to_array(const Panel<T> &P, const std::vector<wide_t<T>> &factor, bool adjoint) {
   py::array_t<T> out(adjoint ? std::vector<py::ssize_t>{P.cols, P.rows}
                              : std::vector<py::ssize_t>{P.rows, P.cols});
-  Host<T>::store(P, factor, out.mutable_data(), adjoint ? 1 : P.cols, adjoint ? P.rows : 1,
-                 adjoint);
+  T *data = out.mutable_data();
+  const py::gil_scoped_release released;
+  Host<T>::store(P, factor, data, adjoint ? 1 : P.cols, adjoint ? P.rows : 1, adjoint);
   return out;
 }
 

@@ -218,30 +218,31 @@ private:
     const index budget = kPartialBytes / static_cast<index>(sizeof(R)) + (A_.m + A_.n) * ldy;
     // A chunk of fewer rows than this would cost more in clearing and adding its part than it
     // saves.
-    constexpr index kRowsPerPart = 192;
+    constexpr index kRowsPerPart = 256;
     const index wanted =
         std::min(std::max<index>(2, std::min<index>(16, budget / std::max<index>(1, size))),
-                 A_.m / kRowsPerPart + 1);
+                 A_.m / kRowsPerPart);
     const RowChunks chunks(A_.m, chunks_for(flops, wanted), simd::kRowBlock);
     std::vector<double> sums(static_cast<std::size_t>(chunks.count));
-    const bool alone = chunks.count == 1 && !is_complex_v<T>;
-    Buffer<R> parts(alone ? 0 : chunks.count * size);
+    // For real A the first part is Z itself.
+    constexpr index kApart = is_complex_v<T> ? 0 : 1;
+    Buffer<R> parts((chunks.count - kApart) * size);
     parallel_for(chunks.count, [&](index c) {
-      R *part = alone ? Z.row(0) : parts.get() + c * size;
+      R *part = c < kApart ? Z.row(0) : parts.get() + (c - kApart) * size;
       std::fill(part, part + size, R(0));
       sums[c] = body(chunks.first(c), chunks.last(c), part);
     });
-    if (!alone) {
+    if (chunks.count > kApart) {
       const index w = Z.width;
       const R flip = A_.conjugated ? R(-1) : R(1);
       const RowChunks out(A_.n, chunks_for(static_cast<double>(chunks.count * size), 16), 16);
       parallel_for(out.count, [&](index o) {
         for (index j = out.first(o); j < out.last(o); ++j) {
           R *z = Z.row(j);
-          std::fill(z, z + Z.ld, R(0));
           if constexpr (!is_complex_v<T>) {
-            add_parts(z, parts.get() + j * ldy, chunks.count, size, Z.ld);
+            add_parts(z, parts.get() + j * ldy, chunks.count - kApart, size, Z.ld);
           } else {
+            std::fill(z, z + Z.ld, R(0));
             for (index p = 0; p < chunks.count; ++p) {
               const R *even = parts.get() + p * size + 2 * j * ldy, *odd = even + ldy;
               for (index c = 0; c < w; ++c) {
@@ -502,21 +503,21 @@ std::unique_ptr<typename Host<T>::Matrix> Host<T>::csr(CsrView<T, I> A) {
 
 template <class T>
 void Host<T>::fill_normal(Panel &P, std::uint64_t key, std::uint32_t stream, index first) {
-  const index groups = (first + P.cols + 3) / 4;
-  const RowChunks chunks(P.rows, chunks_for(50.0 * static_cast<double>(P.rows * P.cols), 64), 16);
+  // The generator runs along the rows of P: blocks of it are drawn transposed.
+  constexpr index kRows = 64;
+  const index skipped = first % 4, groups = (skipped + P.cols + 3) / 4;
+  const RowChunks chunks(P.rows, chunks_for(10.0 * static_cast<double>(P.rows * P.cols), 64),
+                         kRows);
   parallel_for(chunks.count, [&](index c) {
-    for (index j = chunks.first(c); j < chunks.last(c); ++j) {
-      R *row = P.row(j);
-      std::fill(row, row + P.ld, R(0));
-      for (index g = first / 4; g < groups; ++g) {
-        double four[4];
-        philox::normals4(key, stream, static_cast<std::uint64_t>(g), static_cast<std::uint64_t>(j),
-                         four);
-        for (index t = 0; t < 4; ++t) {
-          const index i = 4 * g + t - first;
-          if (i >= 0 && i < P.cols)
-            row[i] = static_cast<R>(four[t]);
-        }
+    R *drawn = scratch<R>(4 * groups * kRows, 1);
+    for (index j = chunks.first(c); j < chunks.last(c); j += kRows) {
+      const index rows = std::min(kRows, chunks.last(c) - j);
+      simd::sketching<R>().normals(key, stream, first / 4, groups, j, rows, drawn, kRows);
+      for (index r = 0; r < rows; ++r) {
+        R *row = P.row(j + r);
+        for (index i = 0; i < P.cols; ++i)
+          row[i] = drawn[(skipped + i) * kRows + r];
+        std::fill(row + P.cols, row + P.ld, R(0));
       }
     }
   });
@@ -682,39 +683,83 @@ template <class T> void Host<T>::multiply_right(Panel &Y, const Small<Wide> &M) 
   });
 }
 
+namespace {
+
+/// The entry (i, j) of a panel.
+template <class T> wide_t<T> entry_of(const Panel<T> &P, index i, index j) {
+  if constexpr (is_complex_v<T>)
+    return {P.row(i)[j], P.row(i)[P.width + j]};
+  else
+    return P.row(i)[j];
+}
+
+/// Rows of a panel copied or searched at a time: few enough for the first-level cache.
+constexpr index kCopyRows = 128;
+
+} // namespace
+
 template <class T> std::vector<wide_t<T>> Host<T>::peaks(const Panel &P) {
-  std::vector<Wide> best(static_cast<std::size_t>(P.cols), Wide(0));
-  std::vector<double> size(static_cast<std::size_t>(P.cols), -1.0);
-  for (index i = 0; i < P.rows; ++i)
-    for (index j = 0; j < P.cols; ++j) {
-      Wide value;
-      if constexpr (is_complex_v<T>)
-        value = Wide(P.row(i)[j], P.row(i)[P.width + j]);
-      else
-        value = P.row(i)[j];
-      if (abs2(value) > size[j]) {
-        size[j] = abs2(value);
-        best[j] = value;
+  const auto cols = static_cast<std::size_t>(P.cols);
+  const RowChunks chunks(P.rows, chunks_for(4.0 * static_cast<double>(P.rows * P.ld), 64),
+                         kCopyRows);
+  std::vector<double> largest(static_cast<std::size_t>(chunks.count) * cols);
+  parallel_for(chunks.count, [&](index c) {
+    double *squares = largest.data() + c * P.cols;
+    std::fill(squares, squares + P.cols, -1.0);
+    for (index i = chunks.first(c); i < chunks.last(c); ++i) {
+      const R *row = P.row(i), *imaginary = row + (is_complex_v<T> ? P.width : 0);
+      for (index j = 0; j < P.cols; ++j) {
+        const double re = row[j], im = is_complex_v<T> ? imaginary[j] : R(0);
+        const double square = re * re + im * im;
+        squares[j] = square > squares[j] ? square : squares[j];
       }
     }
-  return best;
+  });
+  // The first entry that attains it.
+  std::vector<Wide> peaks(cols, Wide(0));
+  for (index j = 0; j < P.cols; ++j) {
+    index best = 0;
+    for (index c = 1; c < chunks.count; ++c)
+      if (largest[c * P.cols + j] > largest[best * P.cols + j])
+        best = c;
+    double size = -1.0;
+    for (index i = chunks.first(best); i < chunks.last(best); ++i) {
+      const Wide value = entry_of(P, i, j);
+      if (abs2(value) > size) {
+        size = abs2(value);
+        peaks[j] = value;
+      }
+    }
+  }
+  return peaks;
 }
 
 template <class T>
 void Host<T>::store(const Panel &P, const std::vector<Wide> &factor, T *out, index rs, index cs,
                     bool conjugate) {
-  for (index i = 0; i < P.rows; ++i)
-    for (index j = 0; j < P.cols; ++j) {
-      if constexpr (is_complex_v<T>) {
-        Wide value = Wide(P.row(i)[j], P.row(i)[P.width + j]) * factor[j];
-        if (conjugate)
-          value = std::conj(value);
-        out[i * rs + j * cs] = T(static_cast<R>(value.real()), static_cast<R>(value.imag()));
-      } else {
-        (void)conjugate;
-        out[i * rs + j * cs] = P.row(i)[j] * static_cast<R>(factor[j]);
-      }
+  const auto write = [&](index i, index j, T *target) {
+    if constexpr (is_complex_v<T>) {
+      const Wide value = entry_of(P, i, j) * factor[j];
+      *target =
+          T(static_cast<R>(value.real()), static_cast<R>(conjugate ? -value.imag() : value.imag()));
+    } else {
+      *target = P.row(i)[j] * static_cast<R>(factor[j]);
     }
+  };
+  const RowChunks chunks(P.rows, chunks_for(4.0 * static_cast<double>(P.rows * P.ld), 64),
+                         kCopyRows);
+  parallel_for(chunks.count, [&](index c) {
+    if (cs == 1) {
+      for (index i = chunks.first(c); i < chunks.last(c); ++i)
+        for (index j = 0; j < P.cols; ++j)
+          write(i, j, out + i * rs + j);
+      return;
+    }
+    for (index first = chunks.first(c); first < chunks.last(c); first += kCopyRows)
+      for (index j = 0; j < P.cols; ++j)
+        for (index i = first; i < std::min(chunks.last(c), first + kCopyRows); ++i)
+          write(i, j, out + i * rs + j * cs);
+  });
 }
 
 template <class T> void Host<T>::load(Panel &P, MatrixView<T> A) {

@@ -283,7 +283,7 @@ private:
   }
 };
 
-/// Implicit QL on (d, e); the rotations are applied to the columns of Z, if it has rows.
+/// Implicit QL on (d, e); the rotations are applied to the columns of Z.
 template <class S>
 void tridiagonal_ql(std::vector<double> &d, std::vector<double> &e, Small<S> &Z) {
   const index n = static_cast<index>(d.size());
@@ -323,14 +323,54 @@ void tridiagonal_ql(std::vector<double> &d, std::vector<double> &e, Small<S> &Z)
         p = s * r;
         d[i + 1] = g + p;
         g = c * r - b;
-        if (Z.rows > 0)
-          rotate(Z.col(i), Z.col(i + 1), Z.rows, c, s);
+        rotate(Z.col(i), Z.col(i + 1), Z.rows, c, s);
       }
       if (r == 0.0 && i >= l)
         continue;
       d[l] -= p;
       e[l] = g;
       e[m] = 0.0;
+    }
+  }
+}
+
+/// d <- the eigenvalues, unordered: QL without square roots (Pal, Walker, Kahan; Parlett, "The
+/// Symmetric Eigenvalue Problem", 1980, section 8.15), two divisions deep a step.
+void tridiagonal_values(std::vector<double> &d, const std::vector<double> &e) {
+  const index n = static_cast<index>(d.size());
+  double norm = 0;
+  for (index i = 0; i < n; ++i)
+    norm = std::max(norm, std::abs(d[i]) + std::abs(e[i]));
+  const double negligible = std::max(0.5 * kEps * norm, kNegligible);
+  std::vector<double> squares(e.size(), 0.0);
+  for (index i = 0; i + 1 < n; ++i)
+    squares[i] = std::abs(e[i]) > negligible ? e[i] * e[i] : 0.0;
+  for (index l = 0; l < n; ++l) {
+    for (int sweep = 0;; ++sweep) {
+      index m = l;
+      while (m + 1 < n && squares[m] > 0.25 * kEps * kEps * std::abs(d[m] * d[m + 1]) &&
+             squares[m] > negligible * negligible)
+        ++m;
+      if (m == l)
+        break;
+      if (sweep == 60)
+        throw LinAlgError("eigenvalue iteration did not converge");
+      const double coupling = std::sqrt(squares[l]);
+      const double half = (d[l + 1] - d[l]) / (2.0 * coupling);
+      const double shift =
+          d[l] - coupling / (half + std::copysign(std::sqrt(half * half + 1.0), half));
+      double c = 1.0, s = 0.0, gamma = d[m] - shift, p = gamma * gamma;
+      for (index i = m - 1; i >= l; --i) {
+        const double square = squares[i], r = p + square, before = c, last = gamma;
+        squares[i + 1] = s * r; // that of m is zero, as s is
+        c = p / r;
+        s = square / r;
+        gamma = c * (d[i] - shift) - s * last;
+        d[i + 1] = last + (d[i] - gamma);
+        p = c != 0.0 ? gamma * gamma / c : before * square;
+      }
+      squares[l] = s * p;
+      d[l] = shift + gamma;
     }
   }
 }
@@ -464,10 +504,10 @@ bool leading_pairs(const Tridiagonal<S> &T, index count, std::vector<double> &w,
   // Krylov matrices are graded downwards: QL is quick on them from the other end.
   std::vector<double> values(T.d.rbegin(), T.d.rend()), e(T.e.rbegin() + 1, T.e.rend());
   e.push_back(0.0);
-  Small<double> none(0, V.rows), Z;
-  tridiagonal_ql(values, e, none);
+  tridiagonal_values(values, e);
   std::partial_sort(values.begin(), values.begin() + count, values.end(), std::greater<>());
   values.resize(static_cast<std::size_t>(count));
+  Small<double> Z;
   if (!tridiagonal_vectors(T.d, T.e, values, Z))
     return false;
   Small<S> vectors(V.rows, count);

@@ -55,12 +55,15 @@ public:
   }
 
   /// W <- an orthonormal panel orthogonal to the orthonormal panels P, containing the part of
-  /// span(W) outside them. `first`: P^H W, where the caller has it already.
-  void orthonormalise_against(Panel &W, const Panels &P, const Small<Wide> *first = nullptr) {
+  /// span(W) outside them. `first`: known products recent^H W with those of P in whose span nearly
+  /// all of the rest lies.
+  void orthonormalise_against(Panel &W, const Panels &P, const Panels &recent = {},
+                              const Small<Wide> *first = nullptr) {
     constexpr int kMaxRounds = 5;
     for (int round = 0; round < kMaxRounds; ++round) {
-      const Small<Wide> H = round == 0 && first != nullptr ? *first : Device::coefficients(P, W);
-      Device::subtract(W, P, H);
+      const bool known = round == 0 && first != nullptr;
+      const Small<Wide> H = known ? *first : Device::coefficients(P, W);
+      Device::subtract(W, known ? recent : P, H);
       const int rounds = round == 0 ? 1 : 2; // what the first leaves, the next one repairs
       if (!cholesky_qr(W, nullptr, rounds))
         by_levels(W);

@@ -4,8 +4,9 @@
 // krylov (default). Block Krylov subspace of A^H A from a random n x b block P_0 (Musco, Musco,
 //   NeurIPS 2015; Tropp, Webber, arXiv:2306.12418): Y_i = A P_i and W = A^H Y_i in one read of A,
 //   P_{i+1} = orth((I - P P^H) W). With P = [P_0 .. P_r] and Y = A P known, the Rayleigh-Ritz pairs
-//   of T = Y^H Y give V = P E; the k columns of B = Y E are nearly orthogonal and B = U S W^H by a
-//   column-scaled Cholesky factor and one-sided Jacobi. The result is the exact SVD of A V V^H, so
+//   of T = Y^H Y (block tridiagonal to rounding: A^H A P_i is in the span of P_0 .. P_{i+1}) give
+//   V = P E; the k columns of B = Y E are nearly orthogonal and B = U S W^H by a column-scaled
+//   Cholesky factor and one-sided Jacobi. The result is the exact SVD of A V V^H, so that
 //   ||A - U S V^H||_F^2 = ||A||_F^2 - sum s_i^2.
 //   Cost: r fused reads and half a read, 4 m n b r + 2 m n b flops, (m + n) d memory, d = (r + 1)
 //   b. Where T cannot resolve the wanted directions (sigma_k^2 near u sigma_1^2), `refine` repeats
@@ -329,19 +330,18 @@ private:
 
   static constexpr index kSubspaceReads = 4;
 
-  /// T with one more block column (all rows of it), Hermitian.
+  /// T with one more block column, of which the last rows are given and the others zero; Hermitian.
   static void grow(Small<Wide> &T, const Small<Wide> &column) {
-    // column: the new block column (all rows), upper part of a Hermitian matrix
-    const index old = T.rows, b = column.cols, n = column.rows;
+    const index old = T.rows, b = column.cols, n = old + b, zeros = n - column.rows;
     Small<Wide> larger(n, n);
     for (index j = 0; j < old; ++j)
       for (index i = 0; i < old; ++i)
         larger(i, j) = T(i, j);
     for (index j = 0; j < b; ++j)
-      for (index i = 0; i < n; ++i) {
-        larger(i, old + j) = column(i, j);
+      for (index i = zeros; i < n; ++i) {
+        larger(i, old + j) = column(i - zeros, j);
         if (i < old)
-          larger(old + j, i) = conj_of(column(i, j));
+          larger(old + j, i) = conj_of(column(i - zeros, j));
       }
     for (index j = 0; j < b; ++j) // Hermitian part of the new diagonal block
       for (index i = 0; i <= j; ++i) {
@@ -363,6 +363,10 @@ private:
       P.push_back(std::move(block));
       p.push_back(&P.back());
       dimension += P.back().cols;
+    }
+    /// The last two of the panels.
+    static Panels recent(const Panels &all) {
+      return {all.end() - std::min<std::ptrdiff_t>(2, all.end() - all.begin()), all.end()};
     }
     void extend_products(const Small<Wide> &column) {
       const index old = T.cols;
@@ -453,8 +457,8 @@ private:
       Small<Wide> column;
       {
         const SmallWork timed(small_seconds_);
-        column = keep_products ? Device::coefficients(basis.y, *basis.y.back())
-                               : Device::coefficients(basis.p, W);
+        column = keep_products ? Device::coefficients(Basis::recent(basis.y), *basis.y.back())
+                               : Device::coefficients(Basis::recent(basis.p), W);
         basis.extend_products(column);
       }
       if (!std::isfinite(basis.captured))
@@ -468,11 +472,11 @@ private:
           (enough_for_tol(basis, previous_rank) ||
            (request_.k > 0 && iteration > plan.reads && basis.dimension >= 2 * request_.k)))
         return false;
-      const bool reuse = room >= W.cols; // `column` is P^H W: Y^H A X = P^H A^H A X
+      const bool reuse = room >= W.cols; // `column` is of P^H W: Y^H A X = P^H A^H A X
       if (room < W.cols)                 // the last block fills the space
         W = leading_columns(W, room);
       const SmallWork timed(small_seconds_);
-      orth_.orthonormalise_against(W, basis.p, reuse ? &column : nullptr);
+      orth_.orthonormalise_against(W, basis.p, Basis::recent(basis.p), reuse ? &column : nullptr);
       basis.add(std::move(W));
     }
   }
