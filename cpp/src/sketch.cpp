@@ -69,6 +69,7 @@ template <class T> void sketch_dense(const SketchSpec &spec, MatrixView<T> A, T 
   case SketchKind::kUniform:
     return sketches::uniform_times(spec, A, out);
   case SketchKind::kSjlt:
+    return sketches::sjlt_times(spec, A, out);
   case SketchKind::kSparse:
     return sketches::sparse_times(spec, A, out);
   default:

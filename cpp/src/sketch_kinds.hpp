@@ -112,6 +112,7 @@ template <class T> void srht_times(const SketchSpec &spec, MatrixView<T> A, T *o
 template <class T> void srht_adjoint_times(const SketchSpec &spec, MatrixView<T> A, T *out);
 
 // sjlt, sparse
+template <class T> void sjlt_times(const SketchSpec &spec, MatrixView<T> A, T *out);
 template <class T> void sparse_times(const SketchSpec &spec, MatrixView<T> A, T *out);
 template <class T, class I> void sparse_times_csr(const SketchSpec &spec, CsrView<T, I> A, T *out);
 template <class T> void sparse_adjoint_times(const SketchSpec &spec, MatrixView<T> A, T *out);

@@ -138,6 +138,9 @@ private:
   /// Entries of A below which "auto" does not sketch.
   static constexpr index kSmallProblem = index(1) << 18;
 
+  /// Orders up to which LAPACK's share of a sketched method is worth one thread only.
+  static constexpr index kQuietOrder = 1024;
+
   struct OutOfRange {};
 
   // --- range ---
@@ -226,6 +229,7 @@ private:
           m * n <= kSmallProblem || m < 2 * d ? LstsqMethod::kDirect : LstsqMethod::kPrecondition;
     if (method != LstsqMethod::kDirect && d < m) {
       const SketchSpec spec = embedding(d);
+      const blas::OneThread quiet(n <= kQuietOrder);
       if (method == LstsqMethod::kSketch)
         return by_triangle(sketched_triangle(spec), "sketch", d);
       if (std::optional<Result> result = precondition(spec))

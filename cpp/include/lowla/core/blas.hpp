@@ -16,6 +16,20 @@
 
 namespace lowla::blas {
 
+/// While one lives, SciPy's OpenBLAS works on the calling thread alone. Its workers spin for some
+/// 20 ms after every call, on cores that the next loop of ours needs: for small problems between
+/// such loops they cost more than they give (least squares 200000 x 200 on two cores: 1.45 x).
+class OneThread {
+public:
+  explicit OneThread(bool wanted = true);
+  ~OneThread();
+  OneThread(const OneThread &) = delete;
+  OneThread &operator=(const OneThread &) = delete;
+
+private:
+  bool active_;
+};
+
 /// The routines used, in the order of kRoutineNames.
 enum Routine { kGemm, kPotrf, kHeevd, kGesdd, kGeqrf, kTrtri, kRoutineCount };
 /// Names without the type letter; "syevd/heevd" differ by type and are resolved by `routine_name`.

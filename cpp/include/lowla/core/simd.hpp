@@ -8,6 +8,8 @@
 
 #include "lowla/core/scalar.hpp"
 
+#include <cstdint>
+
 namespace lowla::simd {
 
 /// Widths of panels are multiples of 64 bytes, whatever the instruction set.
@@ -58,6 +60,10 @@ template <class R> struct SketchKernels {
   /// out(t, :) += +-A(row, :) for every entry 2 t + (sign < 0) of every row, rows in their order.
   void (*scatter)(const R *A, index rs, index rows, index width, const std::uint32_t *start,
                   const std::uint32_t *entry, R *out, index ldo);
+  /// The same with one entry a row. With row r, `lines` cache lines from ahead + r rs on are
+  /// fetched: it may point past the end of A.
+  void (*scatter_one)(const R *A, index rs, index rows, index width, const std::uint32_t *entry,
+                      R *out, index ldo, std::uintptr_t ahead, index lines);
   /// X (rows x width) <- H X, H the unnormalised Hadamard matrix of Sylvester, rows a power of two,
   /// width whole panel units.
   void (*hadamard)(R *X, index ld, index rows, index width);
