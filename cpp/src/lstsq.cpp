@@ -59,6 +59,15 @@ Buffer<R> right_factor(const Small<wide_t<T>> &M, index width, bool conjugated) 
   return out;
 }
 
+/// The columns of a row-major matrix one after the other.
+Buffer<double> by_columns(const double *M, index rows, index cols) {
+  Buffer<double> out(rows * cols);
+  for (index i = 0; i < rows; ++i)
+    for (index j = 0; j < cols; ++j)
+      out.get()[j * rows + i] = M[i * cols + j];
+  return out;
+}
+
 /// Rows first.. of b as a planar panel with `width` columns a plane.
 template <class Out, class T>
 void load_rows(MatrixView<T> b, index first, index count, index width, Out *out) {
@@ -158,8 +167,13 @@ public:
                 Small<Wide> &Z) override {
     ++this->reads;
     const index n = A_.n, r = b.n, depth = this->depth();
-    const index width = round_up(r, simd::panel_unit<double>), ld = kPlanes<T> * width;
-    const Buffer<double> right = right_factor<double, T>(X, width, A_.conjugated);
+    // Few columns as vectors, many as a panel.
+    constexpr index kFew = 4;
+    const bool few = kPlanes<T> * r <= kFew;
+    const index width = few ? r : round_up(r, simd::panel_unit<double>), ld = kPlanes<T> * width;
+    Buffer<double> right = right_factor<double, T>(X, width, A_.conjugated);
+    if (few)
+      right = by_columns(right.get(), depth, ld);
     const index size = depth * ld;
     const double flops = 4.0 * static_cast<double>(A_.m) * static_cast<double>(size);
     const index wanted =
@@ -167,31 +181,37 @@ public:
     const RowChunks chunks(A_.m, chunks_for(flops, wanted), simd::kRowBlock);
     Buffer<double> parts(chunks.count * 2 * size);
     std::vector<double> squares(static_cast<std::size_t>(chunks.count * r), 0.0);
+    const simd::DenseKernels<double> &kernels = simd::dense<double>();
     parallel_for(chunks.count, [&](index c) {
       double *sum = parts.get() + c * 2 * size, *lost = sum + size;
       std::fill(sum, sum + 2 * size, 0.0);
-      double *y = scratch<double>(2 * simd::kRowBlock * ld, 1), *target = y + simd::kRowBlock * ld;
+      double *y = scratch<double>(2 * kChain * ld, 1), *target = y + kChain * ld;
       double *z = scratch<double>(size, 3);
       this->for_blocks(
           chunks.first(c), chunks.last(c), [&](index i, index count, const R *stored, index rs) {
-            const double *A = wide_rows(stored, rs, count);
+            const double *block = wide_rows(stored, rs, count);
             const index stride = std::is_same_v<R, double> ? rs : depth;
-            simd::dense<double>().multiply(A, stride, count, depth, right.get(), ld, ld, y, ld,
-                                           false);
-            load_rows(b, i, count, width, target);
-            for (index k = 0; k < count * ld; ++k)
-              y[k] = target[k] - y[k];
-            for (index k = 0; k < count; ++k)
-              for (index j = 0; j < r; ++j)
-                for (int plane = 0; plane < kPlanes<T>; ++plane) {
-                  const double value = y[k * ld + plane * width + j];
-                  squares[c * r + j] += value * value;
-                }
             for (index k = 0; k < count; k += kChain) {
+              const index rows = std::min(kChain, count - k);
+              const double *A = block + k * stride;
+              if (few)
+                kernels.dots(A, stride, rows, depth, right.get(), ld, y);
+              else
+                kernels.multiply(A, stride, rows, depth, right.get(), ld, ld, y, ld, false);
+              load_rows(b, i + k, rows, width, target);
+              for (index l = 0; l < rows * ld; ++l)
+                y[l] = target[l] - y[l];
+              for (index row = 0; row < rows; ++row)
+                for (index j = 0; j < r; ++j)
+                  for (int plane = 0; plane < kPlanes<T>; ++plane) {
+                    const double value = y[row * ld + plane * width + j];
+                    squares[c * r + j] += value * value;
+                  }
               std::fill(z, z + size, 0.0);
-              simd::dense<double>().multiply_transposed(A + k * stride, stride,
-                                                        std::min(kChain, count - k), depth,
-                                                        y + k * ld, ld, ld, z, ld);
+              if (few)
+                kernels.combinations(A, stride, rows, depth, y, ld, z);
+              else
+                kernels.multiply_transposed(A, stride, rows, depth, y, ld, ld, z, ld);
               add_compensated(z, sum, lost, size);
             }
           });
@@ -211,7 +231,8 @@ public:
     for (index i = 0; i < n; ++i)
       for (index j = 0; j < r; ++j) {
         const auto at = [&](index row, index column) {
-          return sum[row * ld + column] + lost[row * ld + column];
+          const index k = few ? column * depth + row : row * ld + column;
+          return sum[k] + lost[k];
         };
         if constexpr (is_complex_v<T>)
           Z(i, j) = {at(2 * i, j) + flip * at(2 * i + 1, width + j),

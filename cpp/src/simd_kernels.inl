@@ -143,6 +143,66 @@ void multiply_transposed(const R *A, index rs, index m, index p, const R *Y, ind
   panels<R, Walk::kDown>(A, rs, p, m, Y, ldy, q, Z, ldz, true);
 }
 
+/// y[r stride] = A(r, :) x for MR rows, two sums each.
+template <class R, int MR>
+LOWLA_INLINE void row_dots(const R *A, index rs, index n, const R *x, R *y, index stride) {
+  constexpr index W = kLanes<R>;
+  vec<R> sum[MR][2] = {};
+  index k = 0;
+  for (; k + 2 * W <= n; k += 2 * W)
+    for (int half = 0; half < 2; ++half) {
+      const vec<R> b = load(x + k + half * W);
+      for (int r = 0; r < MR; ++r)
+        sum[r][half] += load(A + r * rs + k + half * W) * b;
+    }
+  for (int r = 0; r < MR; ++r) {
+    const vec<R> both = sum[r][0] + sum[r][1];
+    R total = 0;
+    for (index lane = 0; lane < W; ++lane)
+      total += both[lane];
+    for (index j = k; j < n; ++j)
+      total += A[r * rs + j] * x[j];
+    y[r * stride] = total;
+  }
+}
+
+template <class R> void dots(const R *A, index rs, index m, index n, const R *X, index q, R *Y) {
+  index i = 0;
+  for (; i + 4 <= m; i += 4)
+    for (index c = 0; c < q; ++c)
+      row_dots<R, 4>(A + i * rs, rs, n, X + c * n, Y + i * q + c, q);
+  for (; i < m; ++i)
+    for (index c = 0; c < q; ++c)
+      row_dots<R, 1>(A + i * rs, rs, n, X + c * n, Y + i * q + c, q);
+}
+
+/// z += sum_r y[r stride] A(r, :)
+template <class R, int MR>
+LOWLA_INLINE void add_rows(const R *A, index rs, index n, const R *y, index stride, R *z) {
+  constexpr index W = kLanes<R>;
+  index k = 0;
+  for (; k + W <= n; k += W) {
+    vec<R> sum = load(z + k);
+    for (int r = 0; r < MR; ++r)
+      sum += y[r * stride] * load(A + r * rs + k);
+    store(z + k, sum);
+  }
+  for (; k < n; ++k)
+    for (int r = 0; r < MR; ++r)
+      z[k] += y[r * stride] * A[r * rs + k];
+}
+
+template <class R>
+void combinations(const R *A, index rs, index m, index n, const R *Y, index q, R *Z) {
+  index i = 0;
+  for (; i + 4 <= m; i += 4)
+    for (index c = 0; c < q; ++c)
+      add_rows<R, 4>(A + i * rs, rs, n, Y + i * q + c, q, Z + c * n);
+  for (; i < m; ++i)
+    for (index c = 0; c < q; ++c)
+      add_rows<R, 1>(A + i * rs, rs, n, Y + i * q + c, q, Z + c * n);
+}
+
 template <class R> double sum_squares(const R *x, index n) {
   double acc[32] = {};
   index i = 0;
@@ -285,10 +345,10 @@ void sparse_normal(const I *indptr, const I *indices, const T *data, index first
 
 extern const DenseKernels<float> kDenseFloat;
 extern const DenseKernels<double> kDenseDouble;
-const DenseKernels<float> kDenseFloat{multiply<float>, multiply_transposed<float>,
-                                      sum_squares<float>};
-const DenseKernels<double> kDenseDouble{multiply<double>, multiply_transposed<double>,
-                                        sum_squares<double>};
+const DenseKernels<float> kDenseFloat{multiply<float>, multiply_transposed<float>, dots<float>,
+                                      combinations<float>, sum_squares<float>};
+const DenseKernels<double> kDenseDouble{multiply<double>, multiply_transposed<double>, dots<double>,
+                                        combinations<double>, sum_squares<double>};
 
 #define LOWLA_SPARSE_TABLE(NAME, T, I)                                                             \
   extern const SparseKernels<T, I> NAME;                                                           \
