@@ -1,7 +1,7 @@
 // Passes over a tall dense matrix in main memory for least squares (see lstsq.hpp).
 //
 // gram: row blocks of kBlock rows. Y = A_block P by column panels, each to the depth of the
-// triangle, stays in the second-level cache; then the upper panels of Y^H Y. Per entry of A 2 n
+// triangle, stays in the second-level cache; then the upper blocks of Y^H Y. Per entry of A 2 n
 // flops, A read once. residual: blocks of simd::kRowBlock rows; y = b - A X, and A^H y added up
 // over kChain rows before it joins a compensated sum, so that its error does not grow with m.
 #include "lowla/lstsq.hpp"
@@ -15,8 +15,9 @@ namespace {
 
 using namespace rows;
 
-/// Columns of a panel of Y^H Y, in panel units: the widest register tile.
-constexpr index kPanelUnits = 4;
+/// Columns of a panel of P and Y, in panel units: one register tile. A panel is contiguous: rows
+/// that lie a page apart cost a third of the speed at n = 500.
+constexpr index kPanelUnits = 3;
 /// Rows of a block of Y.
 constexpr index kBlock = 4 * simd::kRowBlock;
 
@@ -68,6 +69,18 @@ Buffer<double> by_columns(const double *M, index rows, index cols) {
   return out;
 }
 
+/// The panels of a row-major matrix one after the other.
+template <class R> Buffer<R> by_panels(const Buffer<R> &M, index rows, index cols) {
+  constexpr index panel = kPanelUnits * simd::panel_unit<R>;
+  Buffer<R> out(rows * cols);
+  for (index q = 0; q < cols; q += panel) {
+    const index width = std::min(panel, cols - q);
+    for (index i = 0; i < rows; ++i)
+      std::copy_n(M.get() + i * cols + q, width, out.get() + q * rows + i * width);
+  }
+  return out;
+}
+
 /// Rows first.. of b as a planar panel with `width` columns a plane.
 template <class Out, class T>
 void load_rows(MatrixView<T> b, index first, index count, index width, Out *out) {
@@ -106,15 +119,12 @@ public:
 
   void gram(const Small<Wide> &P, MatrixView<T> b, Small<Wide> &G, Small<Wide> &H) override {
     ++this->reads;
-    constexpr index unit = simd::panel_unit<R>;
-    const index n = A_.n;
-    // A row stride that is a multiple of 1 KiB would put the rows of a block into few cache sets.
-    index width = round_up(n, unit);
-    if (width * kPlanes<T> * static_cast<index>(sizeof(R)) % 1024 == 0)
-      width += unit;
-    const index ld = kPlanes<T> * width, used = is_complex_v<T> ? ld : n;
+    constexpr index unit = simd::panel_unit<R>, panel = kPanelUnits * unit;
+    const index n = A_.n, depth = this->depth();
+    const index width = round_up(n, unit), ld = kPlanes<T> * width;
+    const index used = is_complex_v<T> ? ld : n;
     const index b_width = round_up(b.n, unit), ldb = kPlanes<T> * b_width;
-    const Buffer<R> right = right_factor<R, T>(P, width, A_.conjugated);
+    const Buffer<R> right = by_panels(right_factor<R, T>(P, width, A_.conjugated), depth, ld);
     const index size = used * (ld + ldb);
     const index budget =
         std::max<index>(index(16) << 20, 4 * used * used * static_cast<index>(sizeof(double)));
@@ -123,23 +133,32 @@ public:
     const double flops = 2.0 * static_cast<double>(A_.m) * static_cast<double>(size);
     const RowChunks chunks(A_.m, chunks_for(flops, wanted), kBlock);
     Buffer<double> parts(chunks.count * size);
-    const index panel = kPanelUnits * unit;
     parallel_for(chunks.count, [&](index c) {
       double *G_part = parts.get() + c * size, *H_part = G_part + used * ld;
       std::fill(G_part, G_part + size, 0.0);
       R *Y = scratch<R>(kBlock * ld, 1), *rhs = scratch<R>(kBlock * ldb, 3);
       for (index first = chunks.first(c); first < chunks.last(c); first += kBlock) {
         const index rows = std::min(kBlock, chunks.last(c) - first);
+        // Y by panels: that of the columns q, q + 1, ... begins at q kBlock.
         this->for_blocks(first, first + rows, [&](index i, index count, const R *A, index rs) {
-          product(A, rs, count, right.get(), width, Y + (i - first) * ld);
+          for (index q = 0; q < ld; q += panel) {
+            const index cols = std::min(panel, ld - q);
+            const index deep = is_complex_v<T> ? depth : std::min(n, q + cols);
+            simd::dense<R>().multiply(A, rs, count, deep, right.get() + q * depth, cols, cols,
+                                      Y + q * kBlock + (i - first) * cols, cols, false);
+          }
         });
         load_rows(b, first, rows, b_width, rhs);
         for (index q = 0; q < ld; q += panel) {
-          const index columns = std::min(panel, ld - q);
-          const index above = is_complex_v<T> ? used : std::min(used, q + columns);
-          add_products(Y, ld, above, Y + q, ld, columns, rows, G_part + q, ld);
+          const R *Yq = Y + q * kBlock;
+          const index cols = std::min(panel, ld - q), own = std::min(cols, used - q);
+          for (index p = 0; p < (is_complex_v<T> ? ld : q + panel) && p < used; p += panel) {
+            const index above = std::min(panel, ld - p);
+            add_products(Y + p * kBlock, above, std::min(above, used - p), Yq, cols, cols, rows,
+                         G_part + p * ld + q, ld);
+          }
+          add_products(Yq, cols, own, rhs, ldb, ldb, rows, H_part + q * ldb, ldb);
         }
-        add_products(Y, ld, used, rhs, ldb, ldb, rows, H_part, ldb);
       }
     });
     for (index c = 1; c < chunks.count; ++c)
@@ -288,21 +307,6 @@ private:
       return {upper[j] + lower[width + j], upper[width + j] - lower[j]};
     else
       return upper[j];
-  }
-
-  /// Y (count rows) = A_block P: for real A each panel of P only as deep as the triangle.
-  void product(const R *A, index rs, index count, const R *right, index width, R *Y) const {
-    const index ld = kPlanes<T> * width;
-    if constexpr (is_complex_v<T>) {
-      simd::dense<R>().multiply(A, rs, count, this->depth(), right, ld, ld, Y, ld, false);
-    } else {
-      const index panel = kPanelUnits * simd::panel_unit<R>;
-      for (index q = 0; q < ld; q += panel) {
-        const index columns = std::min(panel, ld - q);
-        simd::dense<R>().multiply(A, rs, count, std::min(A_.n, q + columns), right + q, ld, columns,
-                                  Y + q, ld, false);
-      }
-    }
   }
 
   /// The rows of a block in double: themselves, or widened one after the other.
