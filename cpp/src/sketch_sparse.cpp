@@ -1,13 +1,13 @@
-// sjlt, sparse and uniform embeddings on the CPU: sums of signed rows.
+// Sparse and uniform embeddings on the CPU, and sjlt but for its product with a dense matrix
+// (sketch_sjlt.cpp): sums of signed rows.
 //
 // With at most two nonzeros a column each row of A is added to its targets as it streams by; the
 // targets, a slab of columns of the result, stay in the second-level cache. With more, blocks of
 // 1024 rows are sorted by target: a target is then loaded and stored once a block, and its sum runs
-// in registers over rows in cache, half the traffic (measured on 200000 x 200, d = 800: equal at
-// four nonzeros, a sixth faster at eight). The block is copied there, aligned: vectors that
-// straddle cache lines eight times over cost more than the copy. Lists of nonzeros are made in
-// parallel and serve all slabs. Every entry of the result is a sum over rows in their order, scaled
-// at the end; only for a few columns is it split, by the sizes alone.
+// in registers over rows in cache. The block is copied there, aligned: vectors that straddle cache
+// lines many times over cost more than the copy. Lists of nonzeros are made in parallel and serve
+// all slabs. Every entry of the result is a sum over rows in their order, scaled at the end; only
+// for a few columns is it split, by the sizes alone.
 #include "sketch_kinds.hpp"
 
 #include "lowla/core/clones.hpp"
