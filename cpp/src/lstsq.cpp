@@ -84,15 +84,12 @@ public:
   }
 
   Small<Wide> sketch(const SketchSpec &spec) override {
-    ++this->reads;
-    if (scale_ == R(1))
-      return sketched(spec, A_);
-    // Out of range: S A of the scaled rows, which a sketch of A itself could not hold.
-    Buffer<T> rows(A_.m * A_.n);
-    for (index i = 0; i < A_.m; ++i)
-      for (index j = 0; j < A_.n; ++j)
-        rows.get()[i * A_.n + j] = *A_.at(i, j) * scale_;
-    return sketched(spec, MatrixView<T>{rows.get(), A_.m, A_.n, A_.n, 1, A_.conjugated});
+    const Buffer<T> SA = sketched_rows(spec);
+    Small<Wide> S(spec.d, A_.n);
+    for (index j = 0; j < A_.n; ++j)
+      for (index i = 0; i < spec.d; ++i)
+        S(i, j) = Wide(SA.get()[i * A_.n + j]);
+    return S;
   }
 
   void gram(const Small<Wide> &P, MatrixView<T> b, Small<Wide> &G, Small<Wide> &H) override {
@@ -108,7 +105,7 @@ public:
     const Buffer<R> right = right_factor<R, T>(P, width, A_.conjugated);
     const index size = used * (ld + ldb);
     const index budget =
-        std::max<index>(index(16) << 20, 4 * used * used * static_cast<index>(sizeof(double)));
+        std::max<index>(index(16) << 20, 6 * n * n * static_cast<index>(sizeof(T)));
     const index wanted =
         std::clamp<index>(budget / (size * static_cast<index>(sizeof(double))), 2, 16);
     const double flops = 2.0 * static_cast<double>(A_.m) * static_cast<double>(size);
@@ -127,8 +124,8 @@ public:
         load_rows(b, first, rows, b_width, rhs);
         for (index q = 0; q < ld; q += panel) {
           const index columns = std::min(panel, ld - q);
-          const index above = is_complex_v<T> ? used : std::min(used, q + columns);
-          add_products(Y, ld, above, Y + q, ld, columns, rows, G_part + q, ld);
+          add_products(Y, ld, std::min(used, q + columns), Y + q, ld, columns, rows, G_part + q,
+                       ld);
         }
         add_products(Y, ld, used, rhs, ldb, ldb, rows, H_part, ldb);
       }
@@ -140,8 +137,9 @@ public:
     const double *g = parts.get(), *h = g + used * ld;
     for (index i = 0; i < n; ++i) {
       for (index j = i; j < n; ++j) {
-        if constexpr (is_complex_v<T>)
-          G(i, j) = adjoint_entry(g, ld, width, width, i, j);
+        if constexpr (is_complex_v<T>) // of the symmetric product the upper triangle is there
+          G(i, j) = {g[i * ld + j] + g[(width + i) * ld + width + j],
+                     g[i * ld + width + j] - g[j * ld + width + i]};
         else
           G(i, j) = g[i * ld + j];
         G(j, i) = conj_of(G(i, j));
@@ -243,6 +241,14 @@ public:
     return R;
   }
 
+  Small<Wide> sketched_triangle(const SketchSpec &spec, MatrixView<T> b, double damp) override {
+    const Buffer<T> SA = sketched_rows(spec);
+    Buffer<T> Sb(spec.d * b.n);
+    sketch_dense(spec, b, Sb.get());
+    DenseTall small({SA.get(), spec.d, A_.n, A_.n, 1, false});
+    return small.triangle({Sb.get(), spec.d, b.n, b.n, 1, false}, damp);
+  }
+
   double scan(bool &finite) override {
     ++this->reads;
     return DenseRows<T>::scan(finite);
@@ -253,6 +259,23 @@ public:
 private:
   using DenseRows<T>::A_;
   using DenseRows<T>::scale_;
+
+  /// S A by rows.
+  Buffer<T> sketched_rows(const SketchSpec &spec) {
+    ++this->reads;
+    Buffer<T> out(spec.d * A_.n);
+    if (scale_ == R(1)) {
+      sketch_dense(spec, A_, out.get());
+      return out;
+    }
+    // Out of range: S A of the scaled rows, which a sketch of A itself could not hold.
+    Buffer<T> scaled(A_.m * A_.n);
+    for (index i = 0; i < A_.m; ++i)
+      for (index j = 0; j < A_.n; ++j)
+        scaled.get()[i * A_.n + j] = *A_.at(i, j) * scale_;
+    sketch_dense(spec, MatrixView<T>{scaled.get(), A_.m, A_.n, A_.n, 1, A_.conjugated}, out.get());
+    return out;
+  }
 
   static Wide value_at(const MatrixView<T> &M, index i, index j) {
     const Wide value(*M.at(i, j));
@@ -269,19 +292,15 @@ private:
       return upper[j];
   }
 
-  /// Y (count rows) = A_block P: for real A each panel of P only as deep as the triangle.
+  /// Y (count rows) = A_block P, each panel of P only as deep as the triangle.
   void product(const R *A, index rs, index count, const R *right, index width, R *Y) const {
-    const index ld = kPlanes<T> * width;
-    if constexpr (is_complex_v<T>) {
-      simd::dense<R>().multiply(A, rs, count, this->depth(), right, ld, ld, Y, ld, false);
-    } else {
-      const index panel = kPanelUnits * simd::panel_unit<R>;
-      for (index q = 0; q < ld; q += panel) {
-        const index columns = std::min(panel, ld - q);
-        simd::dense<R>().multiply(A, rs, count, std::min(A_.n, q + columns), right + q, ld, columns,
-                                  Y + q, ld, false);
+    const index ld = kPlanes<T> * width, panel = kPanelUnits * simd::panel_unit<R>;
+    for (index plane = 0; plane < ld; plane += width)
+      for (index q = 0; q < width; q += panel) {
+        const index columns = std::min(panel, width - q), deep = std::min(A_.n, q + columns);
+        simd::dense<R>().multiply(A, rs, count, kPlanes<T> * deep, right + plane + q, ld, columns,
+                                  Y + plane + q, ld, false);
       }
-    }
   }
 
   /// The rows of a block in double: themselves, or widened one after the other.
@@ -306,19 +325,8 @@ template <class T> std::unique_ptr<TallMatrix<T>> tall_dense(MatrixView<T> A) {
   return std::make_unique<DenseTall<T>>(A);
 }
 
-template <class T> Small<wide_t<T>> sketched(const SketchSpec &spec, MatrixView<T> b) {
-  Buffer<T> out(spec.d * b.n);
-  sketch_dense(spec, b, out.get());
-  Small<wide_t<T>> S(spec.d, b.n);
-  for (index j = 0; j < b.n; ++j)
-    for (index i = 0; i < spec.d; ++i)
-      S(i, j) = wide_t<T>(out.get()[i * b.n + j]);
-  return S;
-}
-
 #define LOWLA_INSTANTIATE(T)                                                                       \
   template std::unique_ptr<TallMatrix<T>> tall_dense(MatrixView<T>);                               \
-  template Small<wide_t<T>> sketched(const SketchSpec &, MatrixView<T>);                           \
   template class LeastSquares<T>;
 LOWLA_INSTANTIATE(float)
 LOWLA_INSTANTIATE(double)
