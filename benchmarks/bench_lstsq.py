@@ -16,7 +16,7 @@ import numpy as np
 import scipy.linalg
 
 import lowla
-from benchmarks.measure import ChildProcess, Party, interleave
+from benchmarks.measure import ChildProcess, Party, interleave, peak_memory
 from benchmarks.session import Row, Session
 
 
@@ -75,6 +75,30 @@ def torch_lstsq(path: str, keep: bool) -> object:
 _loaded: dict[str, tuple[object, object]] = {}
 
 
+def lstsq_memory(path: str, method: str) -> int:
+    """In a fresh process: bytes of resident memory that one regression adds at its peak."""
+    with np.load(path) as data:
+        A, b = data["A"], data["b"]
+    small = np.random.default_rng(0).standard_normal((2000, 5))
+    lowla.lstsq(small, small[:, 0], method=method, rng=0)  # all is imported, the threads exist
+    return peak_memory(lambda: lowla.lstsq(A, b, method=method, rng=0))
+
+
+def _memory(session: Session, case: Case, path: Path) -> None:
+    """The peak of additional memory beside 12 n² + 4 (m + n) r elements + 16 MiB."""
+    m, n = case.A.shape
+    r = case.b.size // m
+    allowed = (12 * n * n + 4 * (m + n) * r) * case.A.itemsize + (16 << 20)
+    for method in ("direct", "precondition", "sketch"):
+        child = ChildProcess("benchmarks.bench_lstsq", "lstsq_memory")
+        used = child.call(path=str(path), method=method)[1]
+        child.close()
+        session.note(
+            f"memory {case.name} {method}: {used / 2**20:.1f} MiB beyond the input, "
+            f"allowed {allowed / 2**20:.1f} MiB"
+        )
+
+
 def _party(name: str, case: Case, solve: Callable[[], np.ndarray]) -> Party:
     return Party(name, solve, case.backward_error(solve()))
 
@@ -90,9 +114,10 @@ def _run(session: Session, case: Case, child: ChildProcess | None, folder: Path)
             lambda: scipy.linalg.lstsq(A, b, lapack_driver="gelsy", check_finite=False)[0],
         ),
     ]
+    path = folder / (case.name.replace(" ", "_") + ".npz")  # the child keeps arrays by path
+    np.savez(path, A=A, b=b)
+    _memory(session, case, path)
     if child is not None:
-        path = folder / (case.name.replace(" ", "_") + ".npz")  # the child keeps arrays by path
-        np.savez(path, A=A, b=b)
         x = child.call(path=str(path), keep=True)[1]
         parties.append(
             Party(
@@ -103,6 +128,7 @@ def _run(session: Session, case: Case, child: ChildProcess | None, folder: Path)
         )
     product = Party("A.T @ A", lambda: A.T @ A)
     interleave([*parties, product], session.repetitions)
+    path.unlink()
     session.add("lstsq", Row(case.name, parties, product.median))
 
 

@@ -7,7 +7,6 @@ excess over the best rank-k error, sqrt(||A - U S V||_F^2 / sum_{j>k} s_j^2) - 1
 from __future__ import annotations
 
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import scipy.sparse
 
 import lowla
 from benchmarks.limits import Limits
-from benchmarks.measure import ChildProcess, Party, interleave
+from benchmarks.measure import ChildProcess, Party, interleave, peak_memory
 from benchmarks.session import Row, Session
 
 Factors = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -236,34 +235,18 @@ def _batched(session: Session, child: ChildProcess | None, folder: Path) -> None
         session.add("rsvd batched", Row(f"{count} of {n}x{n} k={k} {dtype}", parties, limit))
 
 
-def peak_memory(path: str, k: int) -> int:
+def rsvd_memory(path: str, k: int) -> int:
     """In a fresh process: bytes of resident memory that one rsvd adds at its peak."""
-    import psutil
-
     A = scipy.sparse.load_npz(path) if path.endswith(".npz") else np.load(path)
     lowla.rsvd(np.eye(200), 5, rng=0)  # everything is imported, the threads exist
-    process, peak, stop = psutil.Process(), [0], threading.Event()
-    base = process.memory_info().rss
-
-    def sample() -> None:
-        while not stop.wait(0.0005):
-            peak[0] = max(peak[0], process.memory_info().rss - base)
-
-    sampler = threading.Thread(target=sample)
-    sampler.start()
-    try:
-        lowla.rsvd(A, k, rng=0)
-    finally:
-        stop.set()
-        sampler.join()
-    return peak[0]
+    return peak_memory(lambda: lowla.rsvd(A, k, rng=0))
 
 
 def _memory(session: Session, case: Case, path: Path) -> None:
     """The peak of additional memory beside 4 (m + n)(k + p) elements + 16 MiB."""
     m, n = case.A.shape
     allowed = 4 * (m + n) * (case.k + 10) * np.dtype(case.dtype).itemsize + (16 << 20)
-    child = ChildProcess("benchmarks.bench_rsvd", "peak_memory")
+    child = ChildProcess("benchmarks.bench_rsvd", "rsvd_memory")
     used = child.call(path=str(path), k=case.k)[1]
     child.close()
     session.note(

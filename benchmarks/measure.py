@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import platform
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -86,6 +87,27 @@ class ChildProcess:
     def close(self) -> None:
         self._connection.send(None)
         self._process.join(10)
+
+
+def peak_memory(call: Callable[[], object]) -> int:
+    """Bytes of resident memory that the call adds at its peak, sampled; in a fresh process."""
+    import psutil
+
+    process, peak, stop = psutil.Process(), [0], threading.Event()
+    base = process.memory_info().rss
+
+    def sample() -> None:
+        while not stop.wait(0.0005):
+            peak[0] = max(peak[0], process.memory_info().rss - base)
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    try:
+        call()
+    finally:
+        stop.set()
+        sampler.join()
+    return peak[0]
 
 
 def cpu_name() -> str:

@@ -106,15 +106,12 @@ public:
   }
 
   Small<Wide> sketch(const SketchSpec &spec) override {
-    ++this->reads;
-    if (scale_ == R(1))
-      return sketched(spec, A_);
-    // Out of range: S A of the scaled rows, which a sketch of A itself could not hold.
-    Buffer<T> rows(A_.m * A_.n);
-    for (index i = 0; i < A_.m; ++i)
-      for (index j = 0; j < A_.n; ++j)
-        rows.get()[i * A_.n + j] = *A_.at(i, j) * scale_;
-    return sketched(spec, MatrixView<T>{rows.get(), A_.m, A_.n, A_.n, 1, A_.conjugated});
+    const Buffer<T> SA = sketched_rows(spec);
+    Small<Wide> S(spec.d, A_.n);
+    for (index j = 0; j < A_.n; ++j)
+      for (index i = 0; i < spec.d; ++i)
+        S(i, j) = Wide(SA.get()[i * A_.n + j]);
+    return S;
   }
 
   void gram(const Small<Wide> &P, MatrixView<T> b, Small<Wide> &G, Small<Wide> &H) override {
@@ -127,7 +124,7 @@ public:
     const Buffer<R> right = by_panels(right_factor<R, T>(P, width, A_.conjugated), depth, ld);
     const index size = used * (ld + ldb);
     const index budget =
-        std::max<index>(index(16) << 20, 4 * used * used * static_cast<index>(sizeof(double)));
+        std::max<index>(index(16) << 20, 6 * n * n * static_cast<index>(sizeof(T)));
     const index wanted =
         std::clamp<index>(budget / (size * static_cast<index>(sizeof(double))), 2, 16);
     const double flops = 2.0 * static_cast<double>(A_.m) * static_cast<double>(size);
@@ -143,7 +140,7 @@ public:
         this->for_blocks(first, first + rows, [&](index i, index count, const R *A, index rs) {
           for (index q = 0; q < ld; q += panel) {
             const index cols = std::min(panel, ld - q);
-            const index deep = is_complex_v<T> ? depth : std::min(n, q + cols);
+            const index deep = depth_of_panel(q, cols, width);
             simd::dense<R>().multiply(A, rs, count, deep, right.get() + q * depth, cols, cols,
                                       Y + q * kBlock + (i - first) * cols, cols, false);
           }
@@ -151,13 +148,14 @@ public:
         load_rows(b, first, rows, b_width, rhs);
         for (index q = 0; q < ld; q += panel) {
           const R *Yq = Y + q * kBlock;
-          const index cols = std::min(panel, ld - q), own = std::min(cols, used - q);
-          for (index p = 0; p < (is_complex_v<T> ? ld : q + panel) && p < used; p += panel) {
+          const index cols = std::min(panel, ld - q);
+          for (index p = 0; p <= q; p += panel) {
             const index above = std::min(panel, ld - p);
             add_products(Y + p * kBlock, above, std::min(above, used - p), Yq, cols, cols, rows,
                          G_part + p * ld + q, ld);
           }
-          add_products(Yq, cols, own, rhs, ldb, ldb, rows, H_part + q * ldb, ldb);
+          add_products(Yq, cols, std::min(cols, used - q), rhs, ldb, ldb, rows, H_part + q * ldb,
+                       ldb);
         }
       }
     });
@@ -168,8 +166,9 @@ public:
     const double *g = parts.get(), *h = g + used * ld;
     for (index i = 0; i < n; ++i) {
       for (index j = i; j < n; ++j) {
-        if constexpr (is_complex_v<T>)
-          G(i, j) = adjoint_entry(g, ld, width, width, i, j);
+        if constexpr (is_complex_v<T>) // of the symmetric product the upper triangle is there
+          G(i, j) = {g[i * ld + j] + g[(width + i) * ld + width + j],
+                     g[i * ld + width + j] - g[j * ld + width + i]};
         else
           G(i, j) = g[i * ld + j];
         G(j, i) = conj_of(G(i, j));
@@ -283,6 +282,14 @@ public:
     return R;
   }
 
+  Small<Wide> sketched_triangle(const SketchSpec &spec, MatrixView<T> b, double damp) override {
+    const Buffer<T> SA = sketched_rows(spec);
+    Buffer<T> Sb(spec.d * b.n);
+    sketch_dense(spec, b, Sb.get());
+    DenseTall small({SA.get(), spec.d, A_.n, A_.n, 1, false});
+    return small.triangle({Sb.get(), spec.d, b.n, b.n, 1, false}, damp);
+  }
+
   double scan(bool &finite) override {
     ++this->reads;
     return DenseRows<T>::scan(finite);
@@ -293,6 +300,23 @@ public:
 private:
   using DenseRows<T>::A_;
   using DenseRows<T>::scale_;
+
+  /// S A by rows.
+  Buffer<T> sketched_rows(const SketchSpec &spec) {
+    ++this->reads;
+    Buffer<T> out(spec.d * A_.n);
+    if (scale_ == R(1)) {
+      sketch_dense(spec, A_, out.get());
+      return out;
+    }
+    // Out of range: S A of the scaled rows, which a sketch of A itself could not hold.
+    Buffer<T> scaled(A_.m * A_.n);
+    for (index i = 0; i < A_.m; ++i)
+      for (index j = 0; j < A_.n; ++j)
+        scaled.get()[i * A_.n + j] = *A_.at(i, j) * scale_;
+    sketch_dense(spec, MatrixView<T>{scaled.get(), A_.m, A_.n, A_.n, 1, A_.conjugated}, out.get());
+    return out;
+  }
 
   static Wide value_at(const MatrixView<T> &M, index i, index j) {
     const Wide value(*M.at(i, j));
@@ -307,6 +331,14 @@ private:
       return {upper[j] + lower[width + j], upper[width + j] - lower[j]};
     else
       return upper[j];
+  }
+
+  /// Rows of P above the end of its columns q .. q + cols - 1, planes side by side: P is
+  /// triangular.
+  index depth_of_panel(index q, index cols, index width) const {
+    const index last = q + cols - 1;
+    const bool one_plane = q / width == last / width;
+    return kPlanes<T> * (one_plane ? std::min(A_.n, last % width + 1) : A_.n);
   }
 
   /// The rows of a block in double: themselves, or widened one after the other.
@@ -331,19 +363,8 @@ template <class T> std::unique_ptr<TallMatrix<T>> tall_dense(MatrixView<T> A) {
   return std::make_unique<DenseTall<T>>(A);
 }
 
-template <class T> Small<wide_t<T>> sketched(const SketchSpec &spec, MatrixView<T> b) {
-  Buffer<T> out(spec.d * b.n);
-  sketch_dense(spec, b, out.get());
-  Small<wide_t<T>> S(spec.d, b.n);
-  for (index j = 0; j < b.n; ++j)
-    for (index i = 0; i < spec.d; ++i)
-      S(i, j) = wide_t<T>(out.get()[i * b.n + j]);
-  return S;
-}
-
 #define LOWLA_INSTANTIATE(T)                                                                       \
   template std::unique_ptr<TallMatrix<T>> tall_dense(MatrixView<T>);                               \
-  template Small<wide_t<T>> sketched(const SketchSpec &, MatrixView<T>);                           \
   template class LeastSquares<T>;
 LOWLA_INSTANTIATE(float)
 LOWLA_INSTANTIATE(double)

@@ -61,12 +61,14 @@ def lstsq(
         Real or complex.
     b : (m,) or (m, r) array
     rcond : float, optional
-        Singular values below `rcond` times the largest count as zero. None: machine epsilon of the
-        dtype of x times max(m, n). Negative: machine epsilon.
+        Singular values up to `rcond` times the largest count as zero. None: max(m, n) times the
+        machine epsilon of float64, in which the rank is decided for float32 too; for an operator,
+        that of its dtype. Negative: LAPACK's machine precision, half that epsilon. Method "sketch"
+        never tells apart what the rounding of the sketch, in the dtype of A, has blurred.
     method : {"auto", "direct", "precondition", "sketch"}, default "auto"
         Orthogonal factorisation; sketch-and-precondition, as accurate and for tall A faster;
         sketch-and-solve in one read of A, with a residual within 1 + `eps` of the smallest. "auto"
-        is "precondition" for tall dense A that is not small and for sparse matrices and operators,
+        is "precondition" for tall dense A that is not narrow and for sparse matrices and operators,
         else "direct". Where the rank is in doubt, a dense "precondition" ends as "direct":
         `info.method` says so.
     sketch : str, default "auto"
@@ -157,7 +159,7 @@ def lstsq(
     accuracy = _accuracy(eps, method, guarantee)
     M, rhs = _same_dtype(M, rhs)
     m, n = M.shape[0] + (M.shape[1] if damp else 0), M.shape[1]
-    cutoff = _cutoff(rcond, m, n, M.real_dtype)
+    cutoff = _cutoff(rcond, m, n, M)
     if method == "direct" and M.kind != "dense" and math.prod(M.shape) > _DIRECT_ENTRIES:
         what = "sparse" if M.kind == "csr" else "a linear operator"
         raise ValueError(f"method='direct' would write out A, which is {what}, of shape {M.shape}")
@@ -239,14 +241,15 @@ def _same_dtype(M: Matrix, rhs: Matrix) -> tuple[Matrix, Matrix]:
     return _arrays.cast_to(M, dtype, "A"), _arrays.cast_to(rhs, dtype, "b")
 
 
-def _cutoff(rcond: float | None, m: int, n: int, real: np.dtype[np.inexact]) -> float:
-    eps = float(np.finfo(real.name).eps)
+def _cutoff(rcond: float | None, m: int, n: int, M: Matrix) -> float:
+    # As numpy, which solves in float64; products with an operator have the rounding of its dtype.
+    eps = float(np.finfo(M.real_dtype.name if M.kind == "operator" else "float64").eps)
     if rcond is None:
         return eps * max(m, n)
     value = _checks.real("rcond", rcond)
     if math.isnan(value):
         raise ValueError("rcond must not be NaN")
-    return value if value >= 0.0 else eps
+    return value if value >= 0.0 else 0.5 * eps
 
 
 def _empty(M: Matrix, b: Matrix, damp: float) -> tuple[Array, Array, int, Array, Facts]:

@@ -78,14 +78,14 @@ public:
                         Small<Wide> &Z) = 0;
   /// The triangular factor of [A b; damp I 0]: (n + r) columns, at most as many rows.
   virtual Small<Wide> triangle(MatrixView<T> b, double damp) = 0;
+  /// That of [S A, S b; damp I, 0].
+  virtual Small<Wide> sketched_triangle(const SketchSpec &spec, MatrixView<T> b, double damp) = 0;
   /// Largest magnitude among the finite entries.
   virtual double scan(bool &finite) = 0;
   virtual void rescale(real_t<T> factor) = 0;
 };
 
 template <class T> std::unique_ptr<TallMatrix<T>> tall_dense(MatrixView<T> A);
-/// S b for the columns of b.
-template <class T> Small<wide_t<T>> sketched(const SketchSpec &spec, MatrixView<T> b);
 
 template <class T> class LeastSquares {
 public:
@@ -131,12 +131,20 @@ private:
   static constexpr double kUnit = unit_roundoff<T>();
   /// Entries within 2^+-kSafe leave room for squares.
   static constexpr int kSafe = kSingle ? 30 : 250;
-  /// Singular values this close to the rank decision leave it to `direct`; those of R are as
-  /// accurate as LAPACK's, so that only its last digits are in doubt.
+  /// Singular values this close to the rank decision leave it to `direct`; those of R are that
+  /// accurate as long as the columns of A are better conditioned than kResolved.
   static constexpr double kMargin = 2.0;
+  /// Y = A P is formed in T: its error E is about kUnit ||A D||_F ||(A D)^-1||_F beside singular
+  /// values near 1. As A + E P^-1 = (Y + E) P^-1, this is the relative error of every singular
+  /// value of R, however small, and the factor by which a refinement step shrinks the error of x.
+  /// The same holds for the rounding of S A and the size of those of A P. Beyond 1 / (60 kUnit)
+  /// (3e5 for float) T cannot tell A from one of lower rank, and `direct`, in double, decides.
+  static constexpr double kResolved = 1.0 / (60.0 * kUnit);
   static constexpr index kRefinements = 8;
-  /// Entries of A below which "auto" does not sketch.
-  static constexpr index kSmallProblem = index(1) << 18;
+  /// Columns from which "auto" preconditions, given rows for two sketches. The cost of the sketch
+  /// grows with m n, what is gained on LAPACK's QR with m n^2: whatever m, the two are even at 16
+  /// to 20 columns (measured on one core, all four types, r = 1).
+  static constexpr index kWideEnough = 20;
 
   /// Orders up to which LAPACK's share of a sketched method is worth one thread only.
   static constexpr index kQuietOrder = 1024;
@@ -225,17 +233,22 @@ private:
     index d = request_.rows > 0 ? request_.rows : 2 * n + 32;
     LstsqMethod method = request_.method;
     if (method == LstsqMethod::kAuto)
-      method =
-          m * n <= kSmallProblem || m < 2 * d ? LstsqMethod::kDirect : LstsqMethod::kPrecondition;
+      method = n < kWideEnough || m < 2 * d ? LstsqMethod::kDirect : LstsqMethod::kPrecondition;
     if (method != LstsqMethod::kDirect && d < m) {
       const SketchSpec spec = embedding(d);
       const blas::OneThread quiet(n <= kQuietOrder);
       if (method == LstsqMethod::kSketch)
-        return by_triangle(sketched_triangle(spec), "sketch", d);
+        return by_triangle(A_.sketched_triangle(spec, b_, damp_), "sketch", d, sketch_cutoff(d));
       if (std::optional<Result> result = precondition(spec))
         return std::move(*result);
     }
-    return by_triangle(A_.triangle(b_, damp_), "direct", 0);
+    return by_triangle(A_.triangle(b_, damp_), "direct", 0, request_.rcond);
+  }
+
+  /// S A is formed in T: smaller singular values of float data are its rounding.
+  double sketch_cutoff(index d) const {
+    const double rounding = 2.0 * kUnit * static_cast<double>(std::max(d, A_.n));
+    return kSingle ? std::max(request_.rcond, rounding) : request_.rcond;
   }
 
   SketchSpec embedding(index d) const {
@@ -245,22 +258,7 @@ private:
 
   // --- direct and sketch: the SVD of a triangle ---
 
-  /// The R of [S A, S b; damp I, 0].
-  Small<Wide> sketched_triangle(const SketchSpec &spec) {
-    const Small<Wide> SA = A_.sketch(spec), Sb = sketched(spec, b_);
-    const index n = A_.n, extra = damp_ > 0 ? n : 0;
-    Small<Wide> M(spec.d + extra, n + b_.n);
-    for (index j = 0; j < n; ++j)
-      std::copy(SA.col(j), SA.col(j) + spec.d, M.col(j));
-    for (index j = 0; j < b_.n; ++j)
-      std::copy(Sb.col(j), Sb.col(j) + spec.d, M.col(n + j));
-    for (index j = 0; j < extra; ++j)
-      M(spec.d + j, j) = damp_;
-    blas::triangle(M);
-    return M;
-  }
-
-  Result by_triangle(const Small<Wide> &R, const char *method, index rows) {
+  Result by_triangle(const Small<Wide> &R, const char *method, index rows, double rcond) {
     check(R);
     const index n = A_.n, r = b_.n;
     Small<Wide> U(n, n), c(n, r), V;
@@ -271,7 +269,7 @@ private:
     Result result;
     blas::gesdd(n, n, U, result.s, V);
     const std::vector<double> &s = result.s;
-    while (result.rank < n && s[result.rank] > request_.rcond * s[0])
+    while (result.rank < n && s[result.rank] > rcond * s[0])
       ++result.rank;
     const index k = result.rank;
     const Small<Wide> Vk = V.columns(0, k);
@@ -288,12 +286,14 @@ private:
     Small<Wide> Vg;
     for (int step = 0;; ++step) {
       Small<Wide> g;
+      if (step == corrections)
+        round(result.x);
       measure(result.x, norms2, g);
       Vg = blas::product('C', Vk, 'N', g);
       Small<Wide> w = Vg;
       divide_rows(w, s);
       const double size = frobenius(w);
-      if (step == corrections || size == 0 || !(size < last))
+      if (step == corrections || (!kSingle && (size == 0 || !(size < last))))
         break;
       last = size;
       divide_rows(w, s);
@@ -321,9 +321,10 @@ private:
 
   // --- precondition ---
 
-  /// The sketched preconditioner, powers of two in front: P = D R0^-1 and R0 D^-1; false where the
-  /// rank of A is in doubt.
-  bool sketched_factor(const SketchSpec &spec, Small<Wide> &P, Small<Wide> &R0) {
+  /// The sketched preconditioner, powers of two D in front: P = D R0^-1 and R0 D^-1; false where
+  /// the rank of A is in doubt.
+  bool sketched_factor(const SketchSpec &spec, Small<Wide> &P, Small<Wide> &R0,
+                       std::vector<double> &D) {
     const index n = A_.n, d = spec.d;
     Small<Wide> SA = A_.sketch(spec);
     check(SA);
@@ -335,7 +336,7 @@ private:
       }
       SA = std::move(taller);
     }
-    std::vector<double> D(static_cast<std::size_t>(n));
+    D.resize(static_cast<std::size_t>(n));
     for (index j = 0; j < n; ++j) {
       double largest = 0;
       for (index i = 0; i < SA.rows; ++i)
@@ -350,16 +351,32 @@ private:
     P = SA;
     if (!blas::invert_upper(P))
       return false;
-    constexpr double kWorst = 1.0 / (30.0 * std::numeric_limits<double>::epsilon());
-    if (!(frobenius(SA) * frobenius(P) < kWorst))
-      return false;
     R0 = std::move(SA);
+    if (kSingle) { // P as `gram` takes it: else its rounding, no noise, stays in A N
+      for (Wide &x : P.data)
+        x = Wide(static_cast<T>(x));
+      R0 = P;
+      if (!blas::invert_upper(R0))
+        return false;
+    }
     for (index j = 0; j < n; ++j)
       for (index i = 0; i <= j; ++i) {
         P(i, j) *= D[i];
         R0(i, j) /= D[j];
       }
-    return true;
+    return resolved(R0, P, D);
+  }
+
+  /// ||R D||_F ||D^-1 R^-1||_F < kResolved
+  static bool resolved(const Small<Wide> &R, const Small<Wide> &inverse,
+                       const std::vector<double> &D) {
+    double norm = 0, inverse_norm = 0;
+    for (index j = 0; j < R.cols; ++j)
+      for (index i = 0; i <= j; ++i) {
+        norm += abs2(R(i, j) * D[j]);
+        inverse_norm += abs2(inverse(i, j) / D[i]);
+      }
+    return std::sqrt(norm) * std::sqrt(inverse_norm) < kResolved;
   }
 
   std::optional<Result> precondition(const SketchSpec &spec) {
@@ -367,7 +384,8 @@ private:
     Small<Wide> N, R, c;
     {
       Small<Wide> P, R0, G, H;
-      if (!sketched_factor(spec, P, R0))
+      std::vector<double> D;
+      if (!sketched_factor(spec, P, R0, D))
         return std::nullopt;
       A_.gram(P, b_, G, H);
       if (damp_ > 0) {
@@ -386,6 +404,8 @@ private:
       if (!blas::invert_upper(G))
         return std::nullopt;
       N = blas::product('N', P, 'N', G);
+      if (!resolved(R, N, D))
+        return std::nullopt;
       c = blas::product('C', G, 'N', H);
     }
     Result result;
@@ -411,6 +431,8 @@ private:
     for (index step = 0;; ++step) {
       std::vector<double> norms2;
       Small<Wide> g;
+      if (step >= std::min(least, steps))
+        round(x);
       measure(x, norms2, g);
       const Small<Wide> w = blas::product('C', N, 'N', g);
       const double size = frobenius(w);
@@ -440,10 +462,15 @@ private:
 
   // --- the certificate ---
 
-  /// x rounded to what is returned, its residual norms, and g = A^H (b - A x) - damp^2 x.
-  void measure(Small<Wide> &x, std::vector<double> &norms2, Small<Wide> &g) {
+  /// x as it is returned. Not before the last step: a step from a rounded x would carry its
+  /// rounding, which has no small component where A is small, over into all components.
+  static void round(Small<Wide> &x) {
     for (Wide &value : x.data)
       value = Wide(static_cast<T>(value));
+  }
+
+  /// The residual norms of x, and g = A^H (b - A x) - damp^2 x.
+  void measure(const Small<Wide> &x, std::vector<double> &norms2, Small<Wide> &g) {
     A_.residual(x, b_, norms2, g);
     if (damp_ > 0)
       for (std::size_t i = 0; i < g.data.size(); ++i)

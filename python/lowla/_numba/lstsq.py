@@ -41,6 +41,7 @@ Monitor: TypeAlias = Callable[[int, float], bool] | None
 _SAFE_EXPONENT = 300  # largest entries within 2^+-300 leave room for squares of norms
 _SAFE_EXPONENT_SINGLE = 90  # float32 is sketched in float32
 _MARGIN = 10.0  # singular values of the sketch this close to the rank decision leave it to `direct`
+_EMBEDDED = 1e-4  # the Gram matrix of a preconditioned A has eigenvalues within 1/36 and 36
 _REFINEMENTS = 8
 _CG_STEPS = 200
 _CG_REDUCTION = 1e-10  # of the preconditioned gradient, between two restarts
@@ -247,7 +248,22 @@ def _direct_tall(p: Problem) -> Solution:
     U, s, Vh = dense_svd(R[:n, :n])
     k = rank_of(s, p.rcond)
     x = adjoint(Vh[:k]) @ (adjoint(U[:, :k]) @ R[:n, n:] / s[:k, None])
+    if p.matrix.kind != "operator":  # whose products may be worse than the triangle
+        x = corrected(p, x, s[:k], Vh[:k])
     return Solution(x, s, Vh[:k], k, "direct", s_exact=True)
+
+
+def corrected(p: Problem, x: Array, s: Array, Vh: Array) -> Array:
+    """At most two steps of refinement: rounding grows with the number of blocks of `tsqr`."""
+    last = np.inf
+    for _ in range(2):
+        w = Vh @ residuals(p, x, None)[1] / s[:, None]
+        size = float(np.linalg.norm(w))
+        if not 0.0 < size < last:
+            break
+        x = x + adjoint(Vh) @ (w / s[:, None])
+        last = size
+    return x
 
 
 def _direct_wide(p: Problem) -> Solution:
@@ -269,7 +285,10 @@ def direct(p: Problem) -> Solution:
 
 
 def sketched(p: Problem, kind: str, key: int, d: int) -> Array:
-    """S B (d, n) in double precision: one read of an array, d products of an operator."""
+    """S B (d, n): one read of an array, d products of an operator.
+
+    Summed in the precision of A (sparse A: in double), returned in double.
+    """
     m, n = p.matrix.shape
     if p.matrix.kind == "operator":
         SB = np.empty((d, n), dtype=p.matrix.work_dtype)
@@ -279,13 +298,23 @@ def sketched(p: Problem, kind: str, key: int, d: int) -> Array:
             SB[rows] = adjoint(p.matrix.rmatmat(columns_of_St.astype(p.matrix.work_dtype)))
         return SB
     B = p.payload
-    if p.wide and isinstance(B, tuple):
-        transposed = csr_matrix(B).conj().T.tocsr()
-        B = (transposed.indptr, transposed.indices, transposed.data, transposed.shape)
+    if isinstance(B, tuple):
+        indptr, indices, data, shape = B
+        B = (indptr, indices, data.astype(p.matrix.work_dtype, copy=False), shape)
+        if p.wide:
+            transposed = csr_matrix(B).conj().T.tocsr()
+            B = (transposed.indptr, transposed.indices, transposed.data, transposed.shape)
     elif p.wide:
         B = B.conj().T
     p.matrix.passes += 1
     return embed(kind, key, d, m, B).astype(p.matrix.work_dtype)
+
+
+def sketch_cutoff(p: Problem, SB: Array) -> float:
+    """The rank decision on a sketch: smaller singular values of float32 data are its rounding."""
+    if p.matrix.kind == "csr" or p.matrix.output_eps == np.finfo(np.float64).eps:
+        return p.rcond
+    return float(max(p.rcond, p.matrix.output_eps * max(SB.shape)))
 
 
 def with_damp(SB: Array, damp: float) -> Array:
@@ -301,7 +330,7 @@ def sketch_and_solve(p: Problem, kind: str, key: int, d: int) -> Solution:
     Sb = np.zeros((SA.shape[0], p.b.shape[1]), dtype=SA.dtype)
     Sb[:d] = embed(kind, key, d, p.b.shape[0], p.b)
     U, s, Vh = _finite_svd(SA)
-    k = rank_of(s, p.rcond)
+    k = rank_of(s, sketch_cutoff(p, SA))
     x = adjoint(Vh[:k]) @ (adjoint(U[:, :k]) @ Sb / s[:k, None])
     return Solution(x, s, Vh[:k], k, "sketch", s_exact=False, rows=d)
 
@@ -331,14 +360,18 @@ def sketched_factor(p: Problem, kind: str, key: int, d: int) -> tuple[Array, Arr
     R0 = triangle(SA * D)
     scaled_s = np.linalg.svd(R0, compute_uv=False)
     s = np.linalg.svd(R0 / D, compute_uv=False)
-    u = p.matrix.unit_roundoff
+    u = p.matrix.output_eps  # of the sketch: smaller singular values are its rounding
     if s[-1] < _MARGIN * p.rcond * s[0] or scaled_s[-1] <= 30.0 * u * scaled_s[0]:
         return None
     return R0, D
 
 
 def gram_factor(p: Problem, R0: Array, D: Array) -> tuple[Array, Array] | None:
-    """R with R^H R = D A^H A D, and R^-H D A^H b: one read of A; None where Cholesky fails."""
+    """R with R^H R = D A^H A D, and R^-H D A^H b: one read of A.
+
+    None where A R0^-1 is not well-conditioned, as where rounding (the sketch of float32 data is a
+    float32 one) made S A of full rank and A is not.
+    """
     n = R0.shape[1]
     G = np.zeros((n, n), dtype=R0.dtype)
     h = np.zeros((n, p.b.shape[1]), dtype=R0.dtype)
@@ -353,10 +386,10 @@ def gram_factor(p: Problem, R0: Array, D: Array) -> tuple[Array, Array] | None:
     if p.damp > 0.0:
         Y = preconditioned(p.damp * np.eye(n, dtype=R0.dtype))
         G += adjoint(Y) @ Y
-    try:
-        R1 = scipy.linalg.cholesky(G)
-    except np.linalg.LinAlgError:
+    eigenvalues = np.linalg.eigvalsh(G)
+    if eigenvalues[0] <= _EMBEDDED * eigenvalues[-1]:
         return None
+    R1 = scipy.linalg.cholesky(G)
     return R1 @ R0, scipy.linalg.solve_triangular(R1, h, trans="C")
 
 
@@ -373,7 +406,7 @@ def precondition_dense(
         return None
     R, c = factor
     _, s, Vh = dense_svd(R / D)
-    if s[-1] < p.rcond * s[0]:
+    if s[-1] < 2.0 * p.rcond * s[0]:
         return None
 
     x = D[:, None] * scipy.linalg.solve_triangular(R, c)
@@ -405,7 +438,7 @@ def preconditioner(p: Problem, SB: Array) -> tuple[Array, Array, Array, int]:
     caller's scaling, as P then decides which solution has minimum norm.
     """
     _, s, Vh = _finite_svd(SB)
-    k = rank_of(s, p.rcond)
+    k = rank_of(s, sketch_cutoff(p, SB))
     if k < s.size:
         return adjoint(Vh[:k]) / s[:k], s, Vh[:k], k
     D = _columns_to_unit(SB)
