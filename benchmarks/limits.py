@@ -13,18 +13,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.measure import PAUSE
+
 _ORDER = 2048
 _BYTES = 256 << 20
 _REPETITIONS = 7
 
 
-def _median_seconds(call: object) -> float:
+def _least_seconds(call: object) -> float:
     seconds = []
     for _ in range(_REPETITIONS):
+        time.sleep(PAUSE)
         start = time.perf_counter()
         call()  # type: ignore[operator]
         seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
+    return min(seconds)
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,11 @@ class Limits:
     def measure(cls, dtype: str) -> Limits:
         rng = np.random.default_rng(0)
         square = rng.standard_normal((_ORDER, _ORDER)).astype(dtype)
-        flops = 2.0 * _ORDER**3 / _median_seconds(lambda: square @ square)
+        flops = 2.0 * _ORDER**3 / _least_seconds(lambda: square @ square)
         columns = 2000
         tall = np.ones((_BYTES // square.itemsize // columns, columns), dtype)
         vector = np.ones(columns, dtype)
-        bandwidth = tall.nbytes / _median_seconds(lambda: tall @ vector)
+        bandwidth = tall.nbytes / _least_seconds(lambda: tall @ vector)
         return cls(dtype, flops, bandwidth)
 
     def seconds(self, flops: float, nbytes: float) -> float:

@@ -14,7 +14,7 @@ namespace lowla::sketches {
 namespace {
 
 /// Rows of A in cache at a time, and rows whose targets are drawn at a time.
-constexpr index kBlock = 64, kDrawn = 4096;
+constexpr index kBlock = 48, kDrawn = 4096;
 /// Width of a slab, in cache lines: the targets of a row block of d / nnz = 100 rows are 32 KiB.
 constexpr index kSlabLines = 5;
 /// Sums that are kept in the second-level cache at a time.
