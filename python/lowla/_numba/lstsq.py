@@ -43,6 +43,7 @@ _SAFE_EXPONENT_SINGLE = 90  # float32 is sketched in float32
 _MARGIN = 10.0  # singular values of the sketch this close to the rank decision leave it to `direct`
 _EMBEDDED = 1e-4  # the Gram matrix of a preconditioned A has eigenvalues within 1/36 and 36
 _REFINEMENTS = 8
+_PRECONDITIONER_NONZEROS = 4  # a column of a sjlt: cond(A P) is 7 at most, 6 with eight
 _CG_STEPS = 200
 _CG_REDUCTION = 1e-10  # of the preconditioned gradient, between two restarts
 _CG_RESTARTS = 6
@@ -284,7 +285,7 @@ def direct(p: Problem) -> Solution:
 # --- sketches ------------------------------------------------------------------------------------
 
 
-def sketched(p: Problem, kind: str, key: int, d: int) -> Array:
+def sketched(p: Problem, kind: str, key: int, d: int, nnz: int = 8) -> Array:
     """S B (d, n): one read of an array, d products of an operator.
 
     Summed in the precision of A (sparse A: in double), returned in double.
@@ -294,7 +295,7 @@ def sketched(p: Problem, kind: str, key: int, d: int) -> Array:
         SB = np.empty((d, n), dtype=p.matrix.work_dtype)
         for begin in range(0, d, _OPERATOR_BLOCK):
             rows = slice(begin, min(begin + _OPERATOR_BLOCK, d))
-            columns_of_St = embed(kind, key, d, m, np.eye(d)[:, rows], adjoint=True)
+            columns_of_St = embed(kind, key, d, m, np.eye(d)[:, rows], adjoint=True, nnz=nnz)
             SB[rows] = adjoint(p.matrix.rmatmat(columns_of_St.astype(p.matrix.work_dtype)))
         return SB
     B = p.payload
@@ -307,7 +308,7 @@ def sketched(p: Problem, kind: str, key: int, d: int) -> Array:
     elif p.wide:
         B = B.conj().T
     p.matrix.passes += 1
-    return embed(kind, key, d, m, B).astype(p.matrix.work_dtype)
+    return embed(kind, key, d, m, B, nnz=nnz).astype(p.matrix.work_dtype)
 
 
 def sketch_cutoff(p: Problem, SB: Array) -> float:
@@ -351,7 +352,7 @@ def _columns_to_unit(SA: Array) -> Array:
 
 def sketched_factor(p: Problem, kind: str, key: int, d: int) -> tuple[Array, Array] | None:
     """R0 and D with S A D = Q R0; None where the rank of A is in doubt."""
-    SA = with_damp(sketched(p, kind, key, d), p.damp)
+    SA = with_damp(sketched(p, kind, key, d, _PRECONDITIONER_NONZEROS), p.damp)
     if not np.isfinite(SA).all():
         raise NotFiniteError
     if not SA.any(axis=0).all():

@@ -227,8 +227,16 @@ def start_block(kind: str, key: int, n: int, columns: int) -> Array:
     return start
 
 
-def embed(kind: str, key: int, d: int, n: int, A: Array | Csr, adjoint: bool = False) -> Array:
-    """`sketch_apply` with the default sparsity: 8 nonzeros a column, or density 1/sqrt(n)."""
-    nnz = min(8, d) if kind == "sjlt" else 1
+def embed(
+    kind: str,
+    key: int,
+    d: int,
+    n: int,
+    A: Array | Csr,
+    adjoint: bool = False,
+    nnz: int = 8,
+) -> Array:
+    """`sketch_apply` with the default sparsity: `nnz` nonzeros a column, or density 1/sqrt(n)."""
+    nnz = min(nnz, d) if kind == "sjlt" else 1
     density = 1.0 / np.sqrt(n) if kind == "sparse" else 1.0
     return sketch_apply(kind, key, d, n, nnz, density, A, adjoint)
