@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-PAUSE = 0.1  # seconds between calls: longer than any pool spins
+PAUSE = 0.25  # seconds between calls: longer than any pool spins (OpenBLAS: up to 0.2 s)
 
 
 @dataclass
