@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import inspect
 import re
 import subprocess
@@ -236,3 +237,24 @@ def test_sketch_operator_class_is_public():
     assert set(lowla.__all__) <= set(dir(lowla)) | {"SketchOperator"}
     with pytest.raises(AttributeError, match="module 'lowla' has no attribute 'lsqr'"):
         _ = lowla.lsqr
+
+
+@pytest.mark.skipif("native" not in _PRESENT, reason="needs the compiled module")
+def test_blas_keeps_its_threads():
+    """Least squares holds SciPy's OpenBLAS to one thread only while it runs."""
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    import scipy.linalg  # noqa: F401  (loads SciPy's BLAS)
+
+    A = np.random.default_rng(0).standard_normal((3000, 60))
+
+    def solve(seed: int) -> float:
+        with lowla.use_backend("native"):
+            return float(lowla.lstsq(A, A[:, 0], method="precondition", rng=seed).x[0])
+
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        before = {pool["filepath"]: pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(solve, range(40)))
+        after = {pool["filepath"]: pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
+    assert after == before
+    assert np.allclose(found, 1.0)

@@ -193,20 +193,9 @@ private:
       (void)X;
       return Buffer<R>();
     } else {
-      Buffer<R> out(2 * X.rows * X.ld);
-      const R flip = A_.conjugated ? R(-1) : R(1);
-      const index w = X.width;
-      for (index j = 0; j < X.rows; ++j) {
-        const R *x = X.row(j);
-        R *even = out.get() + 2 * j * X.ld, *odd = even + X.ld;
-        for (index c = 0; c < w; ++c) {
-          even[c] = x[c];
-          even[w + c] = x[w + c];
-          odd[c] = -flip * x[w + c];
-          odd[w + c] = flip * x[c];
-        }
-      }
-      return out;
+      return embedded<R, T>(X.rows, X.cols, X.width, A_.conjugated, [&](index i, index j) {
+        return std::complex<R>(X.row(i)[j], X.row(i)[X.width + j]);
+      });
     }
   }
 

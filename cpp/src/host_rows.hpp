@@ -90,6 +90,32 @@ void add_products(const R *X, index ldx, index rows, const R *W, index ldw, inde
   }
 }
 
+/// The right factor of A M for stored rows of A, M(i, j) = entry(i, j): for complex A rows 2i, 2i+1
+/// are [Mr | Mi] and [-Mi | Mr] (the sign follows a conjugated view), columns padded to `width` a
+/// plane.
+template <class R, class T, class Entry>
+Buffer<R> embedded(index rows, index cols, index width, bool conjugated, Entry &&entry) {
+  constexpr int planes = kPlanes<T>;
+  const index ld = planes * width;
+  Buffer<R> out(planes * rows * ld);
+  std::fill(out.get(), out.get() + planes * rows * ld, R(0));
+  const R flip = conjugated ? R(-1) : R(1);
+  for (index i = 0; i < rows; ++i)
+    for (index j = 0; j < cols; ++j) {
+      const auto value = entry(i, j);
+      R *row = out.get() + planes * i * ld + j;
+      row[0] = static_cast<R>(real_of(value));
+      if constexpr (is_complex_v<T>) {
+        row[width] = static_cast<R>(value.imag());
+        row[ld] = -flip * static_cast<R>(value.imag());
+        row[ld + width] = flip * static_cast<R>(value.real());
+      } else {
+        (void)flip;
+      }
+    }
+  return out;
+}
+
 /// The stored matrix as the kernels see it: m x (planes n) reals, rows contiguous, times `scale`.
 template <class T> class DenseRows {
 public:

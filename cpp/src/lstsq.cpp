@@ -35,29 +35,11 @@ LOWLA_CLONES void add_compensated(const double *x, double *sum, double *lost, in
   }
 }
 
-/// The right factor of A M for stored rows of A: for complex A rows 2j, 2j+1 are [Mr | Mi] and
-/// [-Mi | Mr] (the sign follows a conjugated view), columns padded to `width` a plane.
+/// The right factor of A M for stored rows of A.
 template <class R, class T>
 Buffer<R> right_factor(const Small<wide_t<T>> &M, index width, bool conjugated) {
-  constexpr int planes = kPlanes<T>;
-  const index ld = planes * width;
-  Buffer<R> out(planes * M.rows * ld);
-  std::fill(out.get(), out.get() + planes * M.rows * ld, R(0));
-  const double flip = conjugated ? -1.0 : 1.0;
-  for (index j = 0; j < M.cols; ++j)
-    for (index i = 0; i < M.rows; ++i) {
-      R *row = out.get() + planes * i * ld + j;
-      row[0] = static_cast<R>(real_of(M(i, j)));
-      if constexpr (is_complex_v<T>) {
-        const double im = M(i, j).imag();
-        row[width] = static_cast<R>(im);
-        row[ld] = static_cast<R>(-flip * im);
-        row[ld + width] = static_cast<R>(flip * M(i, j).real());
-      } else {
-        (void)flip;
-      }
-    }
-  return out;
+  return embedded<R, T>(M.rows, M.cols, width, conjugated,
+                        [&](index i, index j) { return M(i, j); });
 }
 
 /// The columns of a row-major matrix one after the other.
