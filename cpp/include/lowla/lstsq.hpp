@@ -141,6 +141,8 @@ private:
   /// The same holds for the rounding of S A and the size of those of A P. Beyond 1 / (60 kUnit)
   /// (3e5 for float) T cannot tell A from one of lower rank, and `direct`, in double, decides.
   static constexpr double kResolved = 1.0 / (60.0 * kUnit);
+  /// Relative singular values above which R^-1 serves as well as the SVD of R.
+  static constexpr double kPlain = 1e-9;
   static constexpr index kRefinements = 8;
   /// Columns from which "auto" preconditions, given rows for two sketches. The cost of the sketch
   /// grows with m n, what is gained on LAPACK's QR with m n^2: whatever m, the two are even at 16
@@ -259,7 +261,7 @@ private:
     return sketch_spec(request_.sketch, request_.key, d, A_.m, std::min(nnz, d), density);
   }
 
-  // --- direct and sketch: the SVD of a triangle ---
+  // --- direct and sketch: a triangle ---
 
   Result by_triangle(const Small<Wide> &R, const char *method, index rows, double rcond) {
     check(R);
@@ -270,15 +272,26 @@ private:
     for (index j = 0; j < r; ++j)
       std::copy(R.col(n + j), R.col(n + j) + std::min(n, R.rows), c.col(j));
     Result result;
-    blas::gesdd(n, n, U, result.s, V);
+    // B B^H = (A^H A)^+ and x = B c: B = R^-1, or V diag(1 / s) where singular values count.
+    Small<Wide> B, R1 = U;
+    result.s = blas::singular_values(R1);
     const std::vector<double> &s = result.s;
-    while (result.rank < n && s[result.rank] > rcond * s[0])
-      ++result.rank;
-    const index k = result.rank;
-    const Small<Wide> Vk = V.columns(0, k);
-    Small<Wide> z = blas::product('C', U.columns(0, k), 'N', c);
-    divide_rows(z, s);
-    result.x = blas::product('N', Vk, 'N', z);
+    const bool plain = s[n - 1] > std::max(kPlain, kMargin * rcond) * s[0];
+    if (plain) {
+      B = std::move(U);
+      blas::invert_upper(B);
+      result.rank = n;
+    } else {
+      blas::gesdd(n, n, U, result.s, V);
+      while (result.rank < n && s[result.rank] > rcond * s[0])
+        ++result.rank;
+      B = V.columns(0, result.rank);
+      for (index j = 0; j < result.rank; ++j)
+        for (index i = 0; i < n; ++i)
+          B(i, j) /= s[j];
+      c = blas::product('C', U.columns(0, result.rank), 'N', c);
+    }
+    result.x = blas::product('N', B, 'N', c);
     result.facts.method = method;
     result.facts.rows = rows;
     result.facts.s_exact = rows == 0;
@@ -286,40 +299,33 @@ private:
     const int corrections = rows == 0 ? 2 : 0;
     double last = std::numeric_limits<double>::infinity();
     std::vector<double> norms2;
-    Small<Wide> Vg;
+    Small<Wide> g, w;
     for (int step = 0;; ++step) {
-      Small<Wide> g;
       if (step == corrections)
         round(result.x);
       measure(result.x, norms2, g);
-      Vg = blas::product('C', Vk, 'N', g);
-      Small<Wide> w = Vg;
-      divide_rows(w, s);
+      w = blas::product('C', B, 'N', g);
       const double size = frobenius(w);
       if (step == corrections || (!kSingle && (size == 0 || !(size < last))))
         break;
       last = size;
-      divide_rows(w, s);
-      const Small<Wide> dx = blas::product('N', Vk, 'N', w);
+      const Small<Wide> dx = blas::product('N', B, 'N', w);
       for (std::size_t i = 0; i < dx.data.size(); ++i)
         result.x.data[i] += dx.data[i];
     }
     result.facts.backward_error = backward_error(result.x, norms2, s, [&](index j, double mu) {
+      if (plain)
+        return quadratic(R1, B, g, w, j, mu);
       double sum = 0;
-      for (index i = 0; i < k; ++i)
-        if (s[i] * s[i] + mu > 0)
-          sum += abs2(Vg(i, j)) / (s[i] * s[i] + mu);
+      for (index i = 0; i < result.rank; ++i) {
+        const double s2 = s[i] * s[i];
+        if (s2 + mu > 0)
+          sum += abs2(w(i, j)) * (s2 / (s2 + mu));
+      }
       return sum;
     });
     finish(result, norms2);
     return result;
-  }
-
-  /// M <- diag(1 / s) M
-  static void divide_rows(Small<Wide> &M, const std::vector<double> &s) {
-    for (index j = 0; j < M.cols; ++j)
-      for (index i = 0; i < M.rows; ++i)
-        M(i, j) /= s[i];
   }
 
   // --- precondition ---
