@@ -27,8 +27,13 @@ import scipy.sparse
 import scipy.sparse.linalg
 
 import lowla
-from lowla import _backend
-from strategies import DTYPES, LAYOUTS, hermitian, matrices_with_rank
+from least_squares import (
+    assert_agrees_with_numpy,
+    assert_as_accurate_as_lapack,
+    problem,
+)
+from lowla import _arrays, _backend
+from strategies import DTYPES, LAYOUTS, hermitian, matrices_with_rank, matrix_specs
 from tolerances import best_error, eps, orthogonality, relative_error, tol
 
 KEY = 11
@@ -482,3 +487,186 @@ def test_emulated_not_finite_is_an_error_or_not_a_number(emulated, bad, sparse):
     r = lowla.rsvd(wrap(A), 3, rng=0, check_finite=False)
     assert np.isnan(r.U).all()
     assert np.isnan(r.S).all()
+
+
+# --- least squares
+
+EXACT = ("auto", "direct", "precondition")
+
+
+@hypothesis.given(
+    spec=matrix_specs(max_m=160, max_n=30, kinds=("gauss", "geometric", "polynomial", "one_small")),
+    method=hs.sampled_from(EXACT),
+    columns=hs.integers(0, 10),
+    seed=hs.integers(0, 2**32),
+)
+def test_emulated_lstsq_is_numpys(emulated, spec, method, columns, seed):
+    A = spec.build()
+    A = A if A.shape[0] >= A.shape[1] else A.swapaxes(0, 1)
+    shape = (len(A), columns) if columns else (len(A),)
+    b = np.random.default_rng(seed).standard_normal(shape).astype(A.dtype)
+    assert_agrees_with_numpy(A, b, method, seed)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "broadcast_row"])
+@pytest.mark.parametrize("method", [*EXACT, "sketch"])
+def test_emulated_lstsq_is_the_hosts(emulated, host, dtype, layout, method):
+    """The same sketch for the same key: what follows differs by rounding."""
+    A, b = problem(3000, 25, 10.0, 0.1, dtype, columns=10)
+    A, b = LAYOUTS[layout](A), LAYOUTS[layout](b)
+    rows = 600 if method == "sketch" else 0
+    options = (eps(float), method, "sjlt", 0.3, 0.0, 0, rows, KEY, True, None)
+    x, residuals, rank, s, facts = emulated.lstsq(A, b, *options)
+    expected = host.lstsq(A, b, *options)
+    for ours, theirs in zip((x, residuals, s), np.array(expected, object)[[0, 1, 3]], strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours, theirs, rtol=tol(dtype, 1), atol=tol(dtype, 1))
+    assert rank == expected[2] == 25
+    assert facts["method"] == ("precondition" if method == "auto" else method)
+    for fact in ("method", "rows", "s_exact", "converged"):
+        assert facts[fact] == expected[4][fact]
+    augmented = np.vstack([A, 0.3 * np.eye(25)]), np.vstack([b, np.zeros((25, 10))])
+    if method != "sketch":
+        theirs = np.linalg.lstsq(*augmented, rcond=None)[0]
+        np.testing.assert_allclose(x, theirs, rtol=0, atol=tol(dtype, 1))
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "srht", "countsketch", "uniform"])
+def test_emulated_lstsq_by_any_sketch(emulated, host, kind):
+    A, b = problem(3000, 10, 10.0, 0.1, columns=3)
+    options = (eps(float), "sketch", kind, 0.0, 0.0, 0, 300, KEY, True, None)
+    ours, theirs = emulated.lstsq(A, b, *options), host.lstsq(A, b, *options)
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=tol(float, 10))
+    assert ours[4]["passes"] == theirs[4]["passes"] == 2
+
+
+@pytest.mark.parametrize("method", ["direct", "precondition"])
+@pytest.mark.parametrize("residual", [1e-12, 1e-6, 1e-3, 1.0])
+@pytest.mark.parametrize("cond", [1.0, 1e4, 1e8, 1e12])
+def test_emulated_lstsq_has_lapacks_errors(emulated, cond, residual, method):
+    assert_as_accurate_as_lapack(2000, 20, cond, residual, "float64", method, seeds=5, columns=5)
+
+
+@pytest.mark.parametrize("residual", [1e-6, 1.0])
+@pytest.mark.parametrize("cond", [1.0, 1e3, 1e6])
+def test_emulated_lstsq_has_lapacks_errors_in_single_precision(emulated, cond, residual):
+    assert_as_accurate_as_lapack(2000, 20, cond, residual, "float32", "auto", seeds=5, columns=5)
+
+
+@pytest.mark.parametrize("residual", [1e-6, 1.0])
+@pytest.mark.parametrize("cond", [1e4, 1e8])
+def test_emulated_sums_over_many_rows_are_as_accurate(emulated, cond, residual):
+    """Several blocks of rows and of sums."""
+    assert_as_accurate_as_lapack(
+        150_000, 20, cond, residual, "float64", "precondition", seeds=1, columns=5
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+@pytest.mark.parametrize("layout", ["C", "F", "reversed"])
+def test_emulated_lstsq_over_blocks_of_rows(emulated, dtype, layout):
+    """A of several blocks: residual 16 MiB, packed copies 16 MiB, gram 64 MiB."""
+    n = 24
+    m = (72 << 20) // (n * np.dtype(np.result_type(dtype, float)).itemsize)
+    A, b = gauss((m, n), dtype), gauss((m, 2), dtype, seed=1)
+    A[:, 3] *= 100
+    r = lowla.lstsq(LAYOUTS[layout](A), b, method="precondition", rng=0)
+    gram = A.conj().T.astype(np.result_type(dtype, float)) @ A
+    exact = np.linalg.solve(gram, A.conj().T.astype(gram.dtype) @ b)
+    assert r.info.method == "precondition"
+    np.testing.assert_allclose(r.x, exact, rtol=0, atol=tol(dtype, 1) * np.abs(exact).max())
+    norms = np.linalg.norm(b - A @ exact, axis=0)
+    np.testing.assert_allclose(r.info.residual_norm, norms, rtol=tol(dtype, 10))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("method", EXACT)
+def test_emulated_rank_deficient_gives_the_minimum_norm(emulated, dtype, method):
+    rng = np.random.default_rng(1)
+    A = (rng.integers(-3, 4, (900, 12)) @ rng.integers(-3, 4, (12, 30))).astype(dtype)
+    b = rng.standard_normal((900, 2)).astype(dtype)
+    r = lowla.lstsq(A, b, method=method, rng=0)
+    theirs = np.linalg.lstsq(A, b, rcond=None)
+    assert (r.rank, r.residuals.shape, r.info.method) == (12, (0,), "direct")
+    bound = tol(dtype, 900, r.s[0] / r.s[11])
+    np.testing.assert_allclose(r.x, theirs[0], rtol=0, atol=bound * np.abs(theirs[0]).max())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("method", [*EXACT, "sketch"])
+def test_emulated_lstsq_at_any_scale(emulated, dtype, method):
+    A, b = problem(900, 24, 10.0, 1e-2, dtype)
+    real = np.finfo(dtype).dtype.type
+    far = 1e200 if np.finfo(dtype).bits == 64 else 1e30
+    plain = lowla.lstsq(A, b, method=method, rng=0)
+    for a_scale, b_scale in ((far, 1.0), (1 / far, 1.0), (1.0, far), (1.0, 1 / far), (far, far)):
+        r = lowla.lstsq(A * real(a_scale), b * real(b_scale), method=method, rng=0)
+        scale = b_scale / a_scale
+        np.testing.assert_allclose(r.x / scale, plain.x, rtol=tol(dtype, 24, 10.0))
+        np.testing.assert_allclose(r.s / a_scale, plain.s, rtol=tol(dtype, 24, 10.0))
+        assert r.info.method == plain.info.method
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["A", "b"])
+@pytest.mark.parametrize("method", [*EXACT, "sketch"])
+def test_emulated_lstsq_of_not_finite_data(emulated, bad, where, method):
+    A, b = problem(900, 24, 10.0, 1e-2)
+    (A if where == "A" else b)[17] = bad
+    with pytest.raises(ValueError, match=f"{where} contains NaN or Inf"):
+        lowla.lstsq(A, b, method=method, rng=0)
+    r = lowla.lstsq(A, b, method=method, rng=0, check_finite=False)
+    assert np.isnan(r.x).all()
+    assert np.isnan(r.s).all()
+
+
+def test_emulated_lstsq_calls_back(emulated):
+    A, b = problem(3000, 24, 1e4, 1e-3)
+    seen = []
+    lowla.lstsq(A, b, method="precondition", rng=0, callback=seen.append)
+    assert len(seen) >= 2
+    stopped = lowla.lstsq(A, b, method="precondition", rng=0, callback=lambda info: True)
+    assert stopped.info.iterations == 1
+
+    def callback(info):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        lowla.lstsq(A, b, method="precondition", rng=0, callback=callback)
+
+
+def test_emulated_lstsq_refuses_what_does_not_fit(emulated):
+    options = (0.0, "auto", "sjlt", 0.0, 0.0, 0, 0, KEY, True, None)
+    for A, b, message in (
+        (np.ones((3, 4)), np.ones((3, 1)), "A must be tall"),
+        (np.ones((4, 3)), np.ones((5, 1)), "b must have 4 rows, got 5"),
+        (np.ones((4, 3)), np.ones(4), "2 dimensions, got 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            emulated.lstsq(A, b, *options)
+    with pytest.raises(TypeError, match="another dtype"):
+        emulated.lstsq(np.ones((4, 3)), np.ones((4, 1), np.float32), *options)
+    with pytest.raises(TypeError, match="A and b must be arrays"):
+        emulated.lstsq(scipy.sparse.csr_array((4, 3)), np.ones((4, 1)), *options)
+
+
+@pytest.mark.parametrize(
+    "A",
+    [
+        np.ones((3, 9)),
+        scipy.sparse.csr_array((9, 3)),
+        scipy.sparse.linalg.aslinearoperator(np.ones((9, 3))),
+    ],
+    ids=["wide", "sparse", "operator"],
+)
+def test_emulated_lstsq_says_what_does_not_run_on_the_gpu(module, monkeypatch, A):
+    monkeypatch.setitem(_backend._LOADERS, "cuda", lambda: (module, None))
+    cupy = types.SimpleNamespace(asarray=np.asarray, asnumpy=np.asarray)
+    monkeypatch.setattr(_arrays, "_cupy", lambda: cupy)
+    with lowla.use_backend("cuda"), pytest.raises(NotImplementedError) as caught:
+        lowla.lstsq(A, np.ones(A.shape[0]))
+    assert str(caught.value) == (
+        "lstsq of a wide or sparse matrix or an operator does not run on the GPU yet: "
+        "pass host arrays"
+    )

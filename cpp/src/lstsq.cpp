@@ -82,9 +82,10 @@ public:
   using R = real_t<T>;
   using Wide = wide_t<T>;
 
-  explicit DenseTall(MatrixView<T> A) : DenseRows<T>(A) {
+  DenseTall(MatrixView<T> A, MatrixView<T> b) : DenseRows<T>(A), b_(b) {
     this->m = A.m;
     this->n = A.n;
+    this->r = b.n;
   }
 
   Small<Wide> sketch(const SketchSpec &spec) override {
@@ -96,8 +97,9 @@ public:
     return S;
   }
 
-  void gram(const Small<Wide> &P, MatrixView<T> b, Small<Wide> &G, Small<Wide> &H) override {
+  void gram(const Small<Wide> &P, Small<Wide> &G, Small<Wide> &H) override {
     ++this->reads;
+    const MatrixView<T> &b = b_;
     constexpr index unit = simd::panel_unit<R>, panel = kPanelUnits * unit;
     const index n = A_.n, depth = this->depth();
     const index width = round_up(n, unit), ld = kPlanes<T> * width;
@@ -163,9 +165,9 @@ public:
     }
   }
 
-  void residual(const Small<Wide> &X, MatrixView<T> b, std::vector<double> &norms2,
-                Small<Wide> &Z) override {
+  void residual(const Small<Wide> &X, std::vector<double> &norms2, Small<Wide> &Z) override {
     ++this->reads;
+    const MatrixView<T> &b = b_;
     const index n = A_.n, r = b.n, depth = this->depth();
     // Few columns as vectors, many as a panel.
     constexpr index kFew = 4;
@@ -242,34 +244,25 @@ public:
       }
   }
 
-  Small<Wide> triangle(MatrixView<T> b, double damp) override {
+  Small<Wide> triangle(double damp) override {
     ++this->reads;
-    const index n = A_.n, columns = n + b.n;
-    Small<Wide> R(damp > 0 ? n : 0, columns);
-    for (index j = 0; j < R.rows; ++j)
-      R(j, j) = damp;
-    const index block = std::max<index>(2 * columns, 256);
-    for (index first = 0; first < A_.m; first += block) {
-      const index rows = std::min(block, A_.m - first);
-      Small<Wide> stacked(R.rows + rows, columns);
-      for (index j = 0; j < columns; ++j) {
-        std::copy(R.col(j), R.col(j) + R.rows, stacked.col(j));
-        for (index i = 0; i < rows; ++i)
-          stacked(R.rows + i, j) = j < n ? value_at(A_, first + i, j) * static_cast<double>(scale_)
-                                         : value_at(b, first + i, j - n);
-      }
-      R = std::move(stacked);
-      blas::triangle(R);
-    }
-    return R;
+    const index n = A_.n;
+    return triangle_by_blocks<Wide>(
+        A_.m, n + b_.n, n, damp, [&](index first, index rows, Small<Wide> &out, index below) {
+          for (index j = 0; j < out.cols; ++j)
+            for (index i = 0; i < rows; ++i)
+              out(below + i, j) = j < n ? value_at(A_, first + i, j) * static_cast<double>(scale_)
+                                        : value_at(b_, first + i, j - n);
+        });
   }
 
-  Small<Wide> sketched_triangle(const SketchSpec &spec, MatrixView<T> b, double damp) override {
+  Small<Wide> sketched_triangle(const SketchSpec &spec, double damp) override {
     const Buffer<T> SA = sketched_rows(spec);
-    Buffer<T> Sb(spec.d * b.n);
-    sketch_dense(spec, b, Sb.get());
-    DenseTall small({SA.get(), spec.d, A_.n, A_.n, 1, false});
-    return small.triangle({Sb.get(), spec.d, b.n, b.n, 1, false}, damp);
+    Buffer<T> Sb(spec.d * b_.n);
+    sketch_dense(spec, b_, Sb.get());
+    return DenseTall({SA.get(), spec.d, A_.n, A_.n, 1, false},
+                     {Sb.get(), spec.d, b_.n, b_.n, 1, false})
+        .triangle(damp);
   }
 
   double scan(bool &finite) override {
@@ -279,9 +272,43 @@ public:
 
   void rescale(R factor) override { scale_ = factor; }
 
+  double scan_b(bool &finite) override {
+    double largest = 0;
+    for (index i = 0; i < b_.m; ++i)
+      for (index j = 0; j < b_.n; ++j) {
+        const double size = std::max(std::abs(static_cast<double>(std::real(*b_.at(i, j)))),
+                                     std::abs(static_cast<double>(std::imag(*b_.at(i, j)))));
+        if (!std::isfinite(size))
+          finite = false;
+        largest = std::max(largest, size);
+      }
+    return largest;
+  }
+
+  void rescale_b(R factor) override {
+    scaled_b_.reserve(static_cast<std::size_t>(b_.m * b_.n));
+    for (index i = 0; i < b_.m; ++i)
+      for (index j = 0; j < b_.n; ++j)
+        scaled_b_.push_back(*b_.at(i, j) * factor);
+    b_ = {scaled_b_.data(), b_.m, b_.n, b_.n, 1, b_.conjugated};
+  }
+
+  std::vector<double> norms2_b() override {
+    std::vector<double> norms2;
+    for (index j = 0; j < b_.n; ++j) {
+      double sum = 0;
+      for (index i = 0; i < b_.m; ++i)
+        sum += abs2(Wide(*b_.at(i, j)));
+      norms2.push_back(sum);
+    }
+    return norms2;
+  }
+
 private:
   using DenseRows<T>::A_;
   using DenseRows<T>::scale_;
+  MatrixView<T> b_;
+  std::vector<T> scaled_b_; ///< where b was out of range
 
   /// S A by rows.
   Buffer<T> sketched_rows(const SketchSpec &spec) {
@@ -341,12 +368,12 @@ private:
 
 } // namespace
 
-template <class T> std::unique_ptr<TallMatrix<T>> tall_dense(MatrixView<T> A) {
-  return std::make_unique<DenseTall<T>>(A);
+template <class T> std::unique_ptr<TallMatrix<T>> tall_dense(MatrixView<T> A, MatrixView<T> b) {
+  return std::make_unique<DenseTall<T>>(A, b);
 }
 
 #define LOWLA_INSTANTIATE(T)                                                                       \
-  template std::unique_ptr<TallMatrix<T>> tall_dense(MatrixView<T>);                               \
+  template std::unique_ptr<TallMatrix<T>> tall_dense(MatrixView<T>, MatrixView<T>);                \
   template class LeastSquares<T>;
 LOWLA_INSTANTIATE(float)
 LOWLA_INSTANTIATE(double)

@@ -6,6 +6,7 @@
 
 #include "lowla/rsvd.hpp"
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,14 @@ template <class N> struct Output {
     data = static_cast<N *>(made.data);
   }
 };
+
+/// Numbers of the host in double precision into device memory of T's real type.
+template <class T> void write_values(const std::vector<double> &values, real_t<T> *out) {
+  std::vector<real_t<T>> narrow(values.size());
+  std::transform(values.begin(), values.end(), narrow.begin(),
+                 [](double x) { return static_cast<real_t<T>>(x); });
+  Runtime::to_device(out, narrow.data(), narrow.size() * sizeof(real_t<T>));
+}
 
 /// View of axes `first`, `first + 1` of an array of T.
 template <class T> MatrixView<T> view_of(const ArrayInfo &A, std::size_t first = 0) {
@@ -139,5 +148,6 @@ py::object located(const py::object &A);
 
 void register_sketch(py::module_ &m);
 void register_rsvd(py::module_ &m);
+void register_lstsq(py::module_ &m);
 
 } // namespace lowla::bindings::gpu

@@ -23,4 +23,5 @@ PYBIND11_MODULE(LOWLA_MODULE, m, pybind11::mod_gil_not_used()) {
   m.def("features", &bindings::gpu::features);
   bindings::gpu::register_sketch(m);
   bindings::gpu::register_rsvd(m);
+  bindings::gpu::register_lstsq(m);
 }

@@ -19,13 +19,6 @@ template <class T> std::vector<wide_t<T>> phases(const typename Device<T>::Panel
   return factor;
 }
 
-template <class T> void write_values(const std::vector<double> &values, real_t<T> *out) {
-  std::vector<real_t<T>> narrow(values.size());
-  std::transform(values.begin(), values.end(), narrow.begin(),
-                 [](double x) { return static_cast<real_t<T>>(x); });
-  Runtime::to_device(out, narrow.data(), narrow.size() * sizeof(real_t<T>));
-}
-
 /// U (m, k), S (k,) and Vh (k, n) into memory for them.
 template <class T> void write_svd(const Result<T> &r, T *U, real_t<T> *S, T *Vh) {
   const auto factor = phases<T>(r.left);

@@ -1,5 +1,5 @@
 // The GPU's functors and primitives on the CPU, for the tests.
-#include "lowla/device/cuda_sketch.cuh"
+#include "lowla/device/cuda_lstsq.cuh"
 #include "lowla/device/emulated_runtime.hpp"
 
 LOWLA_INSTANTIATE_CUDA(float, EmulatedRuntime)

@@ -242,7 +242,7 @@ def select(device: Device) -> tuple[BackendName, Backend]:
 
 # Functions that so far only the numba backend has.
 NUMBA_ONLY = frozenset(
-    {"lstsq", "leverage_scores", "lewis_weights", "row_scores", "sample_rows", "lp_regression"}
+    {"leverage_scores", "lewis_weights", "row_scores", "sample_rows", "lp_regression"}
 )
 
 
@@ -251,8 +251,13 @@ def select_for(function: str, device: Device) -> tuple[BackendName, Backend]:
     name, backend = select(device)
     if function not in NUMBA_ONLY or hasattr(backend, function):
         return name, backend
+    return numba_instead_of(name, function)
+
+
+def numba_instead_of(name: BackendName, what: str) -> tuple[BackendName, Backend]:
+    """numba, for what the compiled modules do not have yet; it takes no arrays on the GPU."""
     if name == "cuda":
-        raise NotImplementedError(f"{function} does not run on the GPU yet: pass host arrays")
+        raise NotImplementedError(f"{what} does not run on the GPU yet: pass host arrays")
     return "numba", load("numba")
 
 

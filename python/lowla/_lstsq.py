@@ -277,8 +277,9 @@ class _LstsqCall(Call[LstsqInfo]):
         super().__init__("lstsq", M, callback)
         self._tol = tol
         tall = M.kind == "dense" and M.shape[0] >= M.shape[1]
-        if self.name == "native" and not tall:  # wide, sparse and operators: so far numba's
-            self.name, self.backend = "numba", _backend.load("numba")
+        if self.name != "numba" and not tall:
+            what = "lstsq of a wide or sparse matrix or an operator"
+            self.name, self.backend = _backend.numba_instead_of(self.name, what)
 
     def _so_far(self, iteration: int, error: float) -> LstsqInfo:
         nan = float("nan")

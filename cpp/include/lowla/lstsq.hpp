@@ -25,6 +25,7 @@
 #include "lowla/core/view.hpp"
 #include "lowla/sketch.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <memory>
@@ -63,50 +64,70 @@ template <class W> struct LstsqResult {
   LstsqFacts facts;
 };
 
-/// What the solver asks of A (m x n, m >= n) and of right-hand sides b (m x r) beside it.
+/// What the solver asks of A (m x n, m >= n) and of the right-hand sides b (m x r) beside it.
 template <class T> class TallMatrix {
 public:
   using Wide = wide_t<T>;
-  index m = 0, n = 0;
-  index reads = 0;
+  index m = 0, n = 0, r = 0;
+  index reads = 0; ///< of A
   virtual ~TallMatrix() = default;
   /// S A.
   virtual Small<Wide> sketch(const SketchSpec &spec) = 0;
   /// With Y = A P, P upper triangular: G = Y^H Y and H = Y^H b.
-  virtual void gram(const Small<Wide> &P, MatrixView<T> b, Small<Wide> &G, Small<Wide> &H) = 0;
+  virtual void gram(const Small<Wide> &P, Small<Wide> &G, Small<Wide> &H) = 0;
   /// Z = A^H (b - A X) and the squared norms of the columns of b - A X, in double precision.
-  virtual void residual(const Small<Wide> &X, MatrixView<T> b, std::vector<double> &norms2,
-                        Small<Wide> &Z) = 0;
+  virtual void residual(const Small<Wide> &X, std::vector<double> &norms2, Small<Wide> &Z) = 0;
   /// The triangular factor of [A b; damp I 0]: (n + r) columns, at most as many rows.
-  virtual Small<Wide> triangle(MatrixView<T> b, double damp) = 0;
+  virtual Small<Wide> triangle(double damp) = 0;
   /// That of [S A, S b; damp I, 0].
-  virtual Small<Wide> sketched_triangle(const SketchSpec &spec, MatrixView<T> b, double damp) = 0;
-  /// Largest magnitude among the finite entries.
+  virtual Small<Wide> sketched_triangle(const SketchSpec &spec, double damp) = 0;
+  /// Largest magnitude among the finite entries of A, or of b.
   virtual double scan(bool &finite) = 0;
+  virtual double scan_b(bool &finite) = 0;
+  /// From here on A, or b, times `factor`.
   virtual void rescale(real_t<T> factor) = 0;
+  virtual void rescale_b(real_t<T> factor) = 0;
+  /// Squared norms of the columns of b.
+  virtual std::vector<double> norms2_b() = 0;
 };
 
-template <class T> std::unique_ptr<TallMatrix<T>> tall_dense(MatrixView<T> A);
+/// A and b in main memory.
+template <class T> std::unique_ptr<TallMatrix<T>> tall_dense(MatrixView<T> A, MatrixView<T> b);
+
+/// The triangular factor of [M; damp I 0], M m x columns, I of order n, by row blocks of M:
+/// load(first, rows, out, below) writes the rows first .. of M to `out` from row `below` on.
+template <class S, class Load>
+Small<S> triangle_by_blocks(index m, index columns, index n, double damp, Load &&load) {
+  Small<S> R(damp > 0 ? n : 0, columns);
+  for (index j = 0; j < R.rows; ++j)
+    R(j, j) = damp;
+  const index block = std::max<index>(2 * columns, 256);
+  for (index first = 0; first < m; first += block) {
+    const index rows = std::min(block, m - first);
+    Small<S> stacked(R.rows + rows, columns);
+    for (index j = 0; j < columns; ++j)
+      std::copy(R.col(j), R.col(j) + R.rows, stacked.col(j));
+    load(first, rows, stacked, R.rows);
+    R = std::move(stacked);
+    blas::triangle(R);
+  }
+  return R;
+}
 
 template <class T> class LeastSquares {
 public:
   using Wide = wide_t<T>;
   using Result = LstsqResult<Wide>;
 
-  LeastSquares(TallMatrix<T> &A, MatrixView<T> b, const LstsqRequest &request)
-      : A_(A), b_(b), request_(request), damp_(request.damp) {}
+  LeastSquares(TallMatrix<T> &A, const LstsqRequest &request)
+      : A_(A), request_(request), damp_(request.damp) {}
 
   Result solve() {
     bool finite = true;
     const int b_exponent = scale_b(finite);
     if (!finite)
       return not_finite("b");
-    for (index j = 0; j < b_.n; ++j) {
-      double sum = 0;
-      for (index i = 0; i < b_.m; ++i)
-        sum += abs2(Wide(*b_.at(i, j)));
-      b_norms2_.push_back(sum);
-    }
+    b_norms2_ = A_.norms2_b();
     std::optional<Result> result;
     int a_exponent = 0;
     try {
@@ -115,9 +136,8 @@ public:
       const double largest = A_.scan(finite);
       if (!finite)
         return not_finite("A");
-      // float: the factor itself must be a normal number
-      a_exponent = largest > 0 ? std::clamp(std::ilogb(largest), -4 * kSafe, 4 * kSafe) : 0;
-      A_.rescale(static_cast<real_t<T>>(std::ldexp(1.0, -a_exponent)));
+      a_exponent = exponent(largest);
+      A_.rescale(power(-a_exponent));
       damp_ = std::ldexp(damp_, -a_exponent);
       rescaled_ = true;
       result = run();
@@ -160,26 +180,19 @@ private:
     return largest == 0 || std::abs(std::ilogb(largest)) <= kSafe;
   }
 
-  /// Brings b into the safe range, as a copy, if it is not there: b 2^-e.
+  /// That of a number to be brought near 1; float: the factor itself must be a normal number.
+  static int exponent(double largest) {
+    return largest > 0 ? std::clamp(std::ilogb(largest), -4 * kSafe, 4 * kSafe) : 0;
+  }
+  static real_t<T> power(int e) { return static_cast<real_t<T>>(std::ldexp(1.0, e)); }
+
+  /// Brings b into the safe range if it is not there: b 2^-e.
   int scale_b(bool &finite) {
-    double largest = 0;
-    for (index i = 0; i < b_.m; ++i)
-      for (index j = 0; j < b_.n; ++j) {
-        const double size = std::max(std::abs(static_cast<double>(std::real(*b_.at(i, j)))),
-                                     std::abs(static_cast<double>(std::imag(*b_.at(i, j)))));
-        if (!std::isfinite(size))
-          finite = false;
-        largest = std::max(largest, size);
-      }
+    const double largest = A_.scan_b(finite);
     if (!finite || safe(largest))
       return 0;
-    const int e = std::clamp(std::ilogb(largest), -4 * kSafe, 4 * kSafe);
-    const auto factor = static_cast<real_t<T>>(std::ldexp(1.0, -e));
-    scaled_b_.reserve(static_cast<std::size_t>(b_.m * b_.n));
-    for (index i = 0; i < b_.m; ++i)
-      for (index j = 0; j < b_.n; ++j)
-        scaled_b_.push_back(*b_.at(i, j) * factor);
-    b_ = {scaled_b_.data(), b_.m, b_.n, b_.n, 1, false};
+    const int e = exponent(largest);
+    A_.rescale_b(power(-e));
     return e;
   }
 
@@ -216,9 +229,9 @@ private:
     if (request_.check_finite)
       throw ValueError(std::string(name) + " contains NaN or Inf");
     const double nan = std::numeric_limits<double>::quiet_NaN();
-    const auto r = static_cast<std::size_t>(b_.n);
+    const auto r = static_cast<std::size_t>(A_.r);
     Result result;
-    result.x = Small<Wide>(A_.n, b_.n);
+    result.x = Small<Wide>(A_.n, A_.r);
     std::fill(result.x.data.begin(), result.x.data.end(), Wide(nan));
     result.residuals2.assign(r, nan);
     result.s.assign(static_cast<std::size_t>(A_.n), nan);
@@ -243,11 +256,11 @@ private:
       const SketchSpec spec = embedding(d, method == LstsqMethod::kSketch ? 8 : 4);
       const blas::OneThread quiet(n <= kQuietOrder);
       if (method == LstsqMethod::kSketch)
-        return by_triangle(A_.sketched_triangle(spec, b_, damp_), "sketch", d, sketch_cutoff(d));
+        return by_triangle(A_.sketched_triangle(spec, damp_), "sketch", d, sketch_cutoff(d));
       if (std::optional<Result> result = precondition(spec))
         return std::move(*result);
     }
-    return by_triangle(A_.triangle(b_, damp_), "direct", 0, request_.rcond);
+    return by_triangle(A_.triangle(damp_), "direct", 0, request_.rcond);
   }
 
   /// S A is formed in T: smaller singular values of float data are its rounding.
@@ -265,7 +278,7 @@ private:
 
   Result by_triangle(const Small<Wide> &R, const char *method, index rows, double rcond) {
     check(R);
-    const index n = A_.n, r = b_.n;
+    const index n = A_.n, r = A_.r;
     Small<Wide> U(n, n), c(n, r), V;
     for (index j = 0; j < n; ++j)
       std::copy(R.col(j), R.col(j) + std::min(n, R.rows), U.col(j));
@@ -407,7 +420,7 @@ private:
       std::vector<double> D;
       if (!sketched_factor(spec, P, R0, D))
         return std::nullopt;
-      A_.gram(P, b_, G, H);
+      A_.gram(P, G, H);
       if (damp_ > 0) {
         const Small<Wide> PP = blas::product('C', P, 'N', P);
         for (std::size_t i = 0; i < G.data.size(); ++i)
@@ -495,7 +508,7 @@ private:
 
   /// The residual norms of x, and g = A^H (b - A x) - damp^2 x.
   void measure(const Small<Wide> &x, std::vector<double> &norms2, Small<Wide> &g) {
-    A_.residual(x, b_, norms2, g);
+    A_.residual(x, norms2, g);
     if (damp_ > 0)
       for (std::size_t i = 0; i < g.data.size(); ++i)
         g.data[i] -= damp_ * damp_ * x.data[i];
@@ -523,7 +536,7 @@ private:
       norm_A2 += value * value;
     if (norm_A2 == 0)
       return 0;
-    for (index j = 0; j < b_.n; ++j) {
+    for (index j = 0; j < A_.r; ++j) {
       if (b_norms2_[j] == 0)
         continue;
       const double theta2 = norm_A2 / b_norms2_[j], x2 = norm2(x, j);
@@ -573,15 +586,13 @@ private:
     const std::vector<double> &s = result.s;
     result.facts.cond =
         s.back() > 0 ? s.front() / s.back() : std::numeric_limits<double>::infinity();
-    for (index j = 0; j < b_.n; ++j) {
+    for (index j = 0; j < A_.r; ++j) {
       result.facts.residual_norm.push_back(std::sqrt(norms2[j]));
       result.residuals2.push_back(norms2[j] + damp_ * damp_ * norm2(result.x, j));
     }
   }
 
   TallMatrix<T> &A_;
-  MatrixView<T> b_;
-  std::vector<T> scaled_b_;
   std::vector<double> b_norms2_; ///< of the columns
   LstsqRequest request_;
   double damp_;

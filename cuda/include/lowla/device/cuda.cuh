@@ -8,7 +8,7 @@
 // the stream. Gram matrices are formed in double precision.
 //
 // `Runtime` says how memory is had and functors are run (device/runtime.hpp). Members are defined
-// in the four cuda_*.cuh beside this file and instantiated once per scalar type.
+// in the five cuda_*.cuh beside this file and instantiated once per scalar type.
 #pragma once
 
 #include "lowla/core/scalar.hpp"
@@ -22,6 +22,8 @@
 #include <vector>
 
 namespace lowla {
+
+template <class T> class TallMatrix;
 
 template <class T, class Runtime> struct Cuda {
   using Scalar = T;
@@ -49,6 +51,8 @@ template <class T, class Runtime> struct Cuda {
   static std::unique_ptr<Matrix> dense(MatrixView<T> A);
   /// `stored`: the length of the caller's indices and data. ValueError where A is malformed.
   template <class I> static std::unique_ptr<Matrix> csr(CsrView<T, I> A, index stored);
+  /// For least squares (lstsq.hpp).
+  static std::unique_ptr<TallMatrix<T>> tall(MatrixView<T> A, MatrixView<T> b);
 
   static void fill_normal(Panel &P, std::uint64_t key, std::uint32_t stream, index first = 0);
   static void fill_sjlt(Panel &P, std::uint64_t key, index nnz);

@@ -14,21 +14,89 @@ namespace cuda_detail {
 constexpr index kBlockBytes = index(16) << 20;
 constexpr index kMinBlockRows = 256;
 
-/// Rows of A (or of conj(A)) as gemm takes them.
+/// Rows of A (or of conj(A)) as gemm takes them: where `by_columns`, their conjugates are stored.
 template <class T> struct Block {
   const T *data;
-  index rows, ld;
+  index rows, cols, ld;
   bool by_columns; ///< column-major; else row-major
 };
 
-template <class T, class Runtime> class DenseMatrix final : public Cuda<T, Runtime>::Matrix {
+/// Y = A X, row-major, `cols` columns: Y^T = X^T A^T
+template <class Runtime, class T>
+void multiply_block(const Block<T> &A, const T *X, index ldx, index cols, T *Y, index ldy) {
+  Runtime::gemm('N', A.by_columns ? 'C' : 'N', cols, A.rows, A.cols, T(1), X, ldx, A.data, A.ld,
+                T(0), Y, ldy);
+}
+
+/// The stored matrix by blocks of rows, times `scale`.
+template <class T, class Runtime> class DenseRows {
+public:
+  using R = real_t<T>;
+
+  explicit DenseRows(MatrixView<T> A, R scale = R(1)) : A_(A), scale_(scale) {}
+
+  /// gemm conjugates only together with a transposition. Rows as stored, and columns of the
+  /// conjugate, are what it can do; otherwise everything is computed for conj(A).
+  bool mirrored() const {
+    if constexpr (is_complex_v<T>)
+      return (by_rows() && A_.conjugated) || (by_columns() && !A_.conjugated);
+    else
+      return false;
+  }
+
+  /// f(first row, block) for blocks of `rows` rows: the memory itself, or packed copies.
+  template <class F> void for_blocks(index rows, F &&f) const {
+    const bool rows_lie = by_rows(), columns_lie = by_columns(), packed = !rows_lie && !columns_lie;
+    if (packed)
+      rows = scratch_rows(std::min(rows, A_.m), A_.n * static_cast<index>(sizeof(T)));
+    DeviceArray<Runtime, T> scratch(packed ? rows * A_.n : 0);
+    for (index i = 0; i < A_.m; i += rows) {
+      CancelScope::poll();
+      const index count = std::min(rows, A_.m - i);
+      if (packed) {
+        copy_entries<T, Runtime>(A_.rows(i, count), scale_, scratch.get(), A_.n, 1);
+        f(i, Block<T>{scratch.get(), count, A_.n, A_.n, false});
+      } else {
+        f(i, Block<T>{A_.at(i, 0), count, A_.n, rows_lie ? A_.rs : A_.cs, columns_lie});
+      }
+    }
+  }
+
+  double scan(bool &finite) const {
+    Reduction<Runtime> reduction;
+    reduction.add_largest(A_.data, A_.rs, A_.cs, A_.m, A_.n);
+    const double largest = reduction.largest();
+    finite = std::isfinite(largest);
+    return largest;
+  }
+
+protected:
+  MatrixView<T> A_;
+  R scale_;
+
+private:
+  static bool leading(index ld, index size) {
+    return ld >= std::max<index>(1, size) && ld <= std::numeric_limits<std::int32_t>::max();
+  }
+  bool by_rows() const {
+    return scale_ == R(1) && (A_.cs == 1 || A_.n == 1) && leading(A_.rs, A_.n);
+  }
+  bool by_columns() const {
+    return scale_ == R(1) && !by_rows() && (A_.rs == 1 || A_.m == 1) && leading(A_.cs, A_.m);
+  }
+};
+
+template <class T, class Runtime>
+class DenseMatrix final : public Cuda<T, Runtime>::Matrix, private DenseRows<T, Runtime> {
 public:
   using Device = Cuda<T, Runtime>;
   using R = real_t<T>;
   using Panel = typename Device::Panel;
   using Matrix = typename Device::Matrix;
+  using DenseRows<T, Runtime>::for_blocks;
+  using DenseRows<T, Runtime>::mirrored;
 
-  explicit DenseMatrix(MatrixView<T> A, R scale = R(1)) : A_(A), scale_(scale) {
+  explicit DenseMatrix(MatrixView<T> A, R scale = R(1)) : DenseRows<T, Runtime>(A, scale) {
     this->m = A.m;
     this->n = A.n;
   }
@@ -38,7 +106,7 @@ public:
     const Conjugated x(X, mirrored());
     const auto squares = norm2 != nullptr ? std::make_unique<Reduction<Runtime>>() : nullptr;
     for_blocks(norm2 != nullptr ? block_rows() : A_.m, [&](index i, const Block<T> &block) {
-      multiply_block(block, x.panel, Y.row(i), Y.ld);
+      multiply_block<Runtime>(block, x.panel.row(0), X.ld, X.cols, Y.row(i), Y.ld);
       add_squares(squares.get(), block);
     });
     conjugate_if(mirrored(), Y);
@@ -65,7 +133,7 @@ public:
       own = Panel(block_rows(), X.cols);
     for_blocks(block_rows(), [&](index i, const Block<T> &block) {
       T *y = Y == nullptr ? own.row(0) : Y->row(i);
-      multiply_block(block, x.panel, y, X.ld);
+      multiply_block<Runtime>(block, x.panel.row(0), X.ld, X.cols, y, X.ld);
       add_adjoint_block(block, y, X.ld, i == 0, Z);
       add_squares(squares.get(), block);
     });
@@ -76,13 +144,7 @@ public:
       *norm2 = squares->sum();
   }
 
-  double scan(bool &finite) override {
-    Reduction<Runtime> reduction;
-    reduction.add_largest(A_.data, A_.rs, A_.cs, A_.m, A_.n);
-    const double largest = reduction.largest();
-    finite = std::isfinite(largest);
-    return largest;
-  }
+  double scan(bool &finite) override { return DenseRows<T, Runtime>::scan(finite); }
 
   void rescale(R factor) override { scale_ = factor; }
 
@@ -133,56 +195,14 @@ private:
                                P.row(0), P.ld, 1);
   }
 
-  static bool leading(index ld, index size) {
-    return ld >= std::max<index>(1, size) && ld <= std::numeric_limits<std::int32_t>::max();
-  }
-  bool by_rows() const {
-    return scale_ == R(1) && (A_.cs == 1 || A_.n == 1) && leading(A_.rs, A_.n);
-  }
-  bool by_columns() const {
-    return scale_ == R(1) && !by_rows() && (A_.rs == 1 || A_.m == 1) && leading(A_.cs, A_.m);
-  }
-  /// gemm conjugates only together with a transposition. Rows as stored, and columns of the
-  /// conjugate, are what it can do; otherwise everything is computed for conj(A).
-  bool mirrored() const {
-    if constexpr (is_complex_v<T>)
-      return (by_rows() && A_.conjugated) || (by_columns() && !A_.conjugated);
-    else
-      return false;
-  }
-
   index block_rows() const {
     const index rows = kBlockBytes / (A_.n * static_cast<index>(sizeof(T)));
     return std::min(A_.m, std::max(kMinBlockRows, rows));
   }
 
-  /// f(first row, block) for blocks of `rows` rows: the memory itself, or packed copies.
-  template <class F> void for_blocks(index rows, F &&f) const {
-    const bool rows_lie = by_rows(), columns_lie = by_columns(), packed = !rows_lie && !columns_lie;
-    if (packed)
-      rows = scratch_rows(std::min(rows, A_.m), A_.n * static_cast<index>(sizeof(T)));
-    DeviceArray<Runtime, T> scratch(packed ? rows * A_.n : 0);
-    for (index i = 0; i < A_.m; i += rows) {
-      CancelScope::poll();
-      const index count = std::min(rows, A_.m - i);
-      if (packed) {
-        copy_entries<T, Runtime>(A_.rows(i, count), scale_, scratch.get(), A_.n, 1);
-        f(i, Block<T>{scratch.get(), count, A_.n, false});
-      } else {
-        f(i, Block<T>{A_.at(i, 0), count, rows_lie ? A_.rs : A_.cs, columns_lie});
-      }
-    }
-  }
-
-  /// Y = A X: Y^T = X^T A^T
-  void multiply_block(const Block<T> &A, const Panel &X, T *Y, index ldy) const {
-    Runtime::gemm('N', A.by_columns ? 'C' : 'N', X.cols, A.rows, A_.n, T(1), X.row(0), X.ld, A.data,
-                  A.ld, T(0), Y, ldy);
-  }
-
   /// Z (+)= A^H Y: Z^T (+)= Y^T conj(A)
-  void add_adjoint_block(const Block<T> &A, const T *Y, index ldy, bool first, Panel &Z) const {
-    Runtime::gemm('N', A.by_columns ? 'N' : 'C', Z.cols, A_.n, A.rows, T(1), Y, ldy, A.data, A.ld,
+  static void add_adjoint_block(const Block<T> &A, const T *Y, index ldy, bool first, Panel &Z) {
+    Runtime::gemm('N', A.by_columns ? 'N' : 'C', Z.cols, A.cols, A.rows, T(1), Y, ldy, A.data, A.ld,
                   first ? T(0) : T(1), Z.row(0), Z.ld);
   }
 
@@ -191,8 +211,8 @@ private:
       squares->add_squares(A.data, A.by_columns ? 1 : A.ld, A.by_columns ? A.ld : 1, A.rows, A_.n);
   }
 
-  MatrixView<T> A_;
-  R scale_;
+  using DenseRows<T, Runtime>::A_;
+  using DenseRows<T, Runtime>::scale_;
 };
 
 } // namespace cuda_detail

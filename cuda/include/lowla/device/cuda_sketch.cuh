@@ -229,15 +229,3 @@ void CudaRandom<Runtime>::pattern(const SketchSpec &spec, const index *starts, i
 }
 
 } // namespace lowla
-
-/// Everything of one scalar type, in the translation unit that compiles it.
-#define LOWLA_INSTANTIATE_CUDA(T, Runtime)                                                         \
-  template struct lowla::Cuda<T, lowla::Runtime>;                                                  \
-  template std::unique_ptr<lowla::Cuda<T, lowla::Runtime>::Matrix>                                 \
-      lowla::Cuda<T, lowla::Runtime>::csr(lowla::CsrView<T, std::int32_t>, lowla::index);          \
-  template std::unique_ptr<lowla::Cuda<T, lowla::Runtime>::Matrix>                                 \
-      lowla::Cuda<T, lowla::Runtime>::csr(lowla::CsrView<T, std::int64_t>, lowla::index);          \
-  template void lowla::Cuda<T, lowla::Runtime>::sketch_csr(                                        \
-      const lowla::SketchSpec &, lowla::CsrView<T, std::int32_t>, lowla::index, T *);              \
-  template void lowla::Cuda<T, lowla::Runtime>::sketch_csr(                                        \
-      const lowla::SketchSpec &, lowla::CsrView<T, std::int64_t>, lowla::index, T *);

@@ -119,6 +119,23 @@ template <class T> struct Store {
   }
 };
 
+/// to(i, j) = scale from(i, j), or its conjugate, in double precision; rows `to_ld` apart.
+template <class T> struct CopyWide {
+  const real_t<T> *from;
+  index from_rs, from_cs;
+  bool conjugate;
+  double scale;
+  double *to;
+  index to_ld, cols;
+  LOWLA_HD void operator()(index task) const {
+    const index i = task / cols, j = task % cols;
+    auto x = Entry<T>::wide(Entry<T>::load(from, i * from_rs + j * from_cs));
+    if (conjugate)
+      x = Entry<wide_t<T>>::conjugate(x);
+    Entry<wide_t<T>>::store(to, i * to_ld + j, scale * x);
+  }
+};
+
 struct Widen {
   const float *from;
   double *to;
@@ -191,6 +208,20 @@ template <class T> struct SumSquares {
   }
 };
 
+/// partial(p, j) grows by the squares of column j.
+template <class T> struct SumColumnSquares {
+  const real_t<T> *A;
+  index rs, cs, m, n, parts;
+  double *partial; ///< (parts, n)
+  LOWLA_HD void operator()(index task) const {
+    const index p = task / n, j = task % n;
+    double sum = 0;
+    for (index i = p; i < m; i += parts)
+      sum += Entry<T>::squared(Entry<T>::load(A, i * rs + j * cs));
+    partial[task] += sum;
+  }
+};
+
 /// Largest magnitude of a real or imaginary part; infinite where one is not finite.
 template <class T> struct LargestPart {
   const real_t<T> *A;
@@ -231,6 +262,83 @@ struct FoldLargest {
     for (index i = p; i < parts; i += folds)
       most = partial[i] > most ? partial[i] : most;
     folded[p] = most;
+  }
+};
+
+// --- least squares
+
+/// Y <- b - Y, or conj(b) - Y.
+template <class T> struct SubtractFrom {
+  const real_t<T> *b;
+  index rs, cs;
+  bool conjugate;
+  double *Y; ///< row-major, `cols` columns
+  index cols;
+  LOWLA_HD void operator()(index task) const {
+    using Wide = Entry<wide_t<T>>;
+    const index i = task / cols, j = task % cols;
+    auto x = Entry<T>::wide(Entry<T>::load(b, i * rs + j * cs));
+    if (conjugate)
+      x = Wide::conjugate(x);
+    Wide::store(Y, task, x + -1.0 * Wide::load(Y, task));
+  }
+};
+
+/// sum += x with the rounding error kept in `lost` (Knuth's two-sum).
+LOWLA_HD inline void add_compensated(double x, double &sum, double &lost) {
+  const double s = sum + x;
+  const double back = s - sum;
+  lost += (sum - (s - back)) + (x - back);
+  sum = s;
+}
+LOWLA_HD inline void add_compensated(Pair<double> x, Pair<double> &sum, Pair<double> &lost) {
+  add_compensated(x.re, sum.re, lost.re);
+  add_compensated(x.im, sum.im, lost.im);
+}
+
+/// A^H Y in double precision by interleaved parts of the rows: a part is a compensated sum of plain
+/// sums over `kChain` rows. Neighbouring calls read neighbouring entries: those of a row, or where
+/// `by_columns` of a column, and there, as gemm takes columns, the stored matrix is conj(A).
+template <class T> struct AddAdjointParts {
+  static constexpr int kChain = 16;
+  const real_t<T> *A;
+  index rs, cs, m, n;
+  bool by_columns;
+  const double *Y; ///< row-major, r columns
+  index r, parts;
+  double *sum, *lost; ///< (parts, r, n), or where `by_columns` (r, n, parts)
+  LOWLA_HD void operator()(index task) const {
+    using Wide = Entry<wide_t<T>>;
+    const index p = by_columns ? task % parts : task / (n * r);
+    const index entry = by_columns ? task / parts : task % (n * r);
+    const index c = entry / n, j = entry % n;
+    auto total = Wide::load(sum, task), rest = Wide::load(lost, task);
+    for (index i = p; i < m;) {
+      auto chain = Wide::make(0.0);
+      for (int k = 0; k < kChain && i < m; ++k, i += parts) {
+        const auto a = Entry<T>::wide(Entry<T>::load(A, i * rs + j * cs));
+        chain = chain + (by_columns ? a : Wide::conjugate(a)) * Wide::load(Y, i * r + c);
+      }
+      add_compensated(chain, total, rest);
+    }
+    Wide::store(sum, task, total);
+    Wide::store(lost, task, rest);
+  }
+};
+
+/// The sum of the parts of each entry, in the order of the parts; S real or complex double.
+template <class S> struct FoldCompensated {
+  const double *sum, *lost;
+  index parts, part_step, entry_step;
+  double *folded;
+  LOWLA_HD void operator()(index entry) const {
+    auto total = Entry<S>::make(0.0), rest = total;
+    for (index p = 0; p < parts; ++p) {
+      const index at = p * part_step + entry * entry_step;
+      add_compensated(Entry<S>::load(sum, at), total, rest);
+      rest = rest + Entry<S>::load(lost, at);
+    }
+    Entry<S>::store(folded, entry, total + rest);
   }
 };
 
