@@ -15,6 +15,8 @@ namespace {
 
 /// Rows of A in cache at a time, and rows whose targets are drawn at a time.
 constexpr index kBlock = 48, kDrawn = 4096;
+/// Rows packed at a time where they are not contiguous: long runs of each column.
+constexpr index kPacked = 256;
 /// Width of a slab, in cache lines: the targets of a row block of d / nnz = 100 rows are 32 KiB.
 constexpr index kSlabLines = 5;
 /// Sums that are kept in the second-level cache at a time.
@@ -111,12 +113,13 @@ private:
                  index slab1, R *sums) const {
     const index c0 = slabs_.first(slab0), c1 = slabs_.last(slab1 - 1);
     const bool direct = source_.direct();
-    Buffer<R> packed(direct ? 0 : kBlock * (c1 - c0));
+    const index block = direct ? kBlock : kPacked;
+    Buffer<R> packed(direct ? 0 : block * (c1 - c0));
     const index passes = (slab1 - slab0) * spec_.nnz;
     const index lines = (c1 - c0) * static_cast<index>(sizeof(R)) / 64 + 2;
     const index lines_a_pass = (lines + passes - 1) / passes;
-    for (index i = 0; i < rows; i += kBlock) {
-      const index count = std::min(kBlock, rows - i);
+    for (index i = 0; i < rows; i += block) {
+      const index count = std::min(block, rows - i);
       const R *A = direct ? source_.at(first + i, c0) : packed.get();
       const index rs = direct ? source_.stride() : c1 - c0;
       if (!direct)
