@@ -245,6 +245,7 @@ def test_ctrl_c_interrupts_and_leaves_no_state_behind():
     out = run_python(
         """
         import os, signal, threading, time, numpy as np, lowla
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
         A = np.random.default_rng(0).standard_normal((3000, 2000))
         small = lowla.rsvd(A[:300], 10, rng=0).S
         threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
