@@ -89,6 +89,21 @@ inline bool odd_bits(std::uint64_t x) {
   return (x & 1u) != 0;
 }
 
+/// f(b, j, n, words): the words of row block b of a sjlt for the columns j .. j + n - 1, pieces of
+/// [first, last); four row blocks of some columns at a time, as their words come from one Philox
+/// block.
+template <class F> void for_sjlt_words(const SketchSpec &spec, index first, index last, F &&f) {
+  constexpr index kColumns = 1024;
+  std::uint32_t words[4 * kColumns];
+  for (index b0 = 0; b0 < spec.nnz; b0 += 4)
+    for (index j = first; j < last; j += kColumns) {
+      const index n = std::min(kColumns, last - j);
+      simd::words4(spec.key, philox::kStreamSjlt, b0 >> 2, j, n, words, kColumns);
+      for (index b = b0; b < std::min(spec.nnz, b0 + 4); ++b)
+        f(b, j, n, words + (b & 3) * kColumns);
+    }
+}
+
 template <class R> void scale_rows(R *out, index rows, index columns, double factor) {
   constexpr index kRows = 64;
   const R by = static_cast<R>(factor);

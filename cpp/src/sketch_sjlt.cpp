@@ -95,17 +95,11 @@ private:
   }
 
   void draw(index first, index rows, std::uint32_t *entries) const {
-    constexpr index kColumns = 1024;
-    std::uint32_t words[4 * kColumns];
-    for (index b0 = 0; b0 < spec_.nnz; b0 += 4) // their words come from one Philox block
-      for (index j = 0; j < rows; j += kColumns) {
-        const index n = std::min(kColumns, rows - j);
-        simd::words4(spec_.key, philox::kStreamSjlt, b0 >> 2, first + j, n, words, kColumns);
-        for (index b = b0; b < std::min(spec_.nnz, b0 + 4); ++b)
-          targets(words + (b & 3) * kColumns, n,
-                  static_cast<std::uint32_t>(block_start(b + 1) - block_start(b)),
-                  entries + b * kDrawn + j);
-      }
+    for_sjlt_words(
+        spec_, first, first + rows, [&](index b, index j, index n, const std::uint32_t *words) {
+          const index size = block_start(b + 1) - block_start(b);
+          targets(words, n, static_cast<std::uint32_t>(size), entries + b * kDrawn + (j - first));
+        });
   }
 
   /// All blocks of some rows, for slabs whose sums are in cache together.

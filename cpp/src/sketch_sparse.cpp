@@ -79,23 +79,15 @@ private:
   }
 
   void generate_sjlt(index first, index last, Entries &out) const {
-    // Four row blocks of some columns at a time: their words come from one Philox block.
-    constexpr index kColumns = 1024;
-    std::uint32_t words[4 * kColumns];
     out.reserve(static_cast<std::size_t>((last - first) * spec_.nnz));
-    for (index b0 = 0; b0 < spec_.nnz; b0 += 4)
-      for (index j = first; j < last; j += kColumns) {
-        const index n = std::min(kColumns, last - j);
-        simd::words4(spec_.key, philox::kStreamSjlt, b0 >> 2, j, n, words, kColumns);
-        for (index b = b0; b < std::min(spec_.nnz, b0 + 4); ++b) {
-          const index start = b * spec_.d / spec_.nnz;
-          sjlt_block(words + (b & 3) * kColumns, n, static_cast<std::uint32_t>(start),
-                     static_cast<std::uint32_t>((b + 1) * spec_.d / spec_.nnz - start),
-                     static_cast<std::uint32_t>(j - first), out.row.data() + out.count,
-                     out.code.data() + out.count);
-          out.count += static_cast<std::size_t>(n);
-        }
-      }
+    for_sjlt_words(spec_, first, last, [&](index b, index j, index n, const std::uint32_t *words) {
+      const index start = b * spec_.d / spec_.nnz;
+      sjlt_block(words, n, static_cast<std::uint32_t>(start),
+                 static_cast<std::uint32_t>((b + 1) * spec_.d / spec_.nnz - start),
+                 static_cast<std::uint32_t>(j - first), out.row.data() + out.count,
+                 out.code.data() + out.count);
+      out.count += static_cast<std::size_t>(n);
+    });
   }
 
   SketchSpec spec_;

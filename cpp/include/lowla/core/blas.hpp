@@ -16,8 +16,8 @@
 
 namespace lowla::blas {
 
-/// While one lives, SciPy's OpenBLAS works on the calling thread alone. Its workers spin for some
-/// 20 ms after every call, on cores that the next loop of ours needs: for small problems between
+/// While one lives, SciPy's OpenBLAS works on the calling thread alone. Its workers spin for up
+/// to 0.2 s after every call, on cores that the next loop of ours needs: for small problems between
 /// such loops they cost more than they give (least squares 200000 x 200 on two cores: 1.45 x).
 class OneThread {
 public:
