@@ -51,6 +51,7 @@ public:
   using R = real_t<T>;
   using Panel = lowla::Panel<T>;
   using Matrix = typename Host<T>::Matrix;
+  using DenseRows<T>::ahead;
   using DenseRows<T>::depth;
   using DenseRows<T>::for_blocks;
 
@@ -70,14 +71,14 @@ public:
     std::vector<double> squares(static_cast<std::size_t>(chunks.count));
     parallel_for(chunks.count, [&](index c) {
       double sum = 0;
-      for_blocks(chunks.first(c), chunks.last(c),
-                 [&](index i, index rows, const R *block, index rs) {
-                   simd::dense<R>().multiply(block, rs, rows, depth(), right, X.ld, X.ld, Y.row(i),
-                                             Y.ld, false);
-                   if (norm2 != nullptr)
-                     for (index r = 0; r < rows; ++r)
-                       sum += simd::dense<R>().sum_squares(block + r * rs, depth());
-                 });
+      for_blocks(
+          chunks.first(c), chunks.last(c), [&](index i, index rows, const R *block, index rs) {
+            simd::dense<R>().multiply(block, rs, rows, depth(), right, X.ld, X.ld, Y.row(i), Y.ld,
+                                      false, ahead(i + rows, chunks.last(c), panel_bytes(X.ld)));
+            if (norm2 != nullptr)
+              for (index r = 0; r < rows; ++r)
+                sum += simd::dense<R>().sum_squares(block + r * rs, depth());
+          });
       squares[c] = sum;
     });
     if (norm2 != nullptr) {
@@ -92,7 +93,8 @@ public:
     reduce(Y.ld, Z, 2.0, [&](index first, index last, R *Zpart) {
       for_blocks(first, last, [&](index i, index rows, const R *block, index rs) {
         simd::dense<R>().multiply_transposed(block, rs, rows, depth(), Y.row(i), Y.ld, Y.ld, Zpart,
-                                             Y.ld);
+                                             Y.ld, i > first,
+                                             ahead(i + rows, last, panel_bytes(Y.ld)));
       });
       return 0.0;
     });
@@ -107,8 +109,12 @@ public:
       R *local = Y == nullptr ? scratch<R>(simd::kRowBlock * X.ld, 1) : nullptr;
       for_blocks(first, last, [&](index i, index rows, const R *block, index rs) {
         R *y = Y == nullptr ? local : Y->row(i);
-        simd::dense<R>().multiply(block, rs, rows, depth(), right, X.ld, X.ld, y, X.ld, false);
-        simd::dense<R>().multiply_transposed(block, rs, rows, depth(), y, X.ld, X.ld, Zpart, X.ld);
+        simd::Ahead next = ahead(i + rows, last, 2 * panel_bytes(X.ld));
+        const simd::Ahead half = next.take(1, 2);
+        simd::dense<R>().multiply(block, rs, rows, depth(), right, X.ld, X.ld, y, X.ld, false,
+                                  half);
+        simd::dense<R>().multiply_transposed(block, rs, rows, depth(), y, X.ld, X.ld, Zpart, X.ld,
+                                             i > first, next);
         if (norm2 != nullptr)
           for (index r = 0; r < rows; ++r)
             sum += simd::dense<R>().sum_squares(block + r * rs, depth());
@@ -159,7 +165,7 @@ public:
                  [&](index i, index rows, const R *block, index rs) {
                    scale_rows(U, s, i, rows, left);
                    simd::dense<R>().multiply(left, U.ld, rows, U.ld, right.get(), width, width,
-                                             product, width, false);
+                                             product, width, false, {});
                    for (index r = 0; r < rows; ++r) {
                      for (index j = 0; j < depth(); ++j)
                        product[r * width + j] += block[r * rs + j];
@@ -187,6 +193,9 @@ public:
   }
 
 private:
+  /// Of a right or left factor with rows of `ld` numbers.
+  index panel_bytes(index ld) const { return depth() * ld * static_cast<index>(sizeof(R)); }
+
   /// The right factor of A X for complex A (empty for real A, where X itself is it).
   Buffer<R> embed(const Panel &X) const {
     if constexpr (!is_complex_v<T>) {
@@ -199,8 +208,8 @@ private:
     }
   }
 
-  /// Z = sum over row chunks of body(first, last, Zpart), Zpart (planes n x ldy); returns the sum
-  /// of what the bodies return.
+  /// Z = sum over row chunks of body(first, last, Zpart), which sets Zpart (planes n x ldy);
+  /// returns the sum of what the bodies return.
   template <class Body> double reduce(index ldy, Panel &Z, double flops_per, Body &&body) {
     const index size = depth() * ldy;
     const double flops = flops_per * static_cast<double>(A_.m) * static_cast<double>(size);
@@ -218,7 +227,6 @@ private:
     Buffer<R> parts((chunks.count - kApart) * size);
     parallel_for(chunks.count, [&](index c) {
       R *part = c < kApart ? Z.row(0) : parts.get() + (c - kApart) * size;
-      std::fill(part, part + size, R(0));
       sums[c] = body(chunks.first(c), chunks.last(c), part);
     });
     if (chunks.count > kApart) {
@@ -453,7 +461,7 @@ private:
         const index rows = std::min(kRows, bounds[c + 1] - i);
         scale_rows(U, s, i, rows, left);
         simd::dense<R>().multiply(left, U.ld, rows, U.ld, right.get(), width, width, product, width,
-                                  false);
+                                  false, {});
         for (index r = 0; r < rows; ++r) {
           R *row = product + r * width;
           for (I p = A_.indptr[i + r]; p < A_.indptr[i + r + 1]; ++p) {
@@ -639,7 +647,7 @@ void accumulate_products(Panel<T> &W, const std::vector<const Panel<T> *> &P,
       const index rows = std::min(simd::kRowBlock, chunks.last(c) - i);
       for (std::size_t b = 0; b < P.size(); ++b)
         simd::dense<R>().multiply(P[b]->row(i), P[b]->ld, rows, used(*P[b]), factors[b].get(), W.ld,
-                                  W.ld, W.row(i), W.ld, add || b > 0);
+                                  W.ld, W.row(i), W.ld, add || b > 0, {});
     }
   });
 }
@@ -666,7 +674,7 @@ template <class T> void Host<T>::multiply_right(Panel &Y, const Small<Wide> &M) 
     for (index i = chunks.first(c); i < chunks.last(c); i += simd::kRowBlock) {
       const index rows = std::min(simd::kRowBlock, chunks.last(c) - i);
       simd::dense<R>().multiply(Y.row(i), Y.ld, rows, used(Y), factor.get(), Y.ld, Y.ld, product,
-                                Y.ld, false);
+                                Y.ld, false, {});
       std::copy(product, product + rows * Y.ld, Y.row(i));
     }
   });
@@ -687,35 +695,59 @@ constexpr index kCopyRows = 128;
 
 } // namespace
 
-template <class T> std::vector<wide_t<T>> Host<T>::peaks(const Panel &P) {
-  const auto cols = static_cast<std::size_t>(P.cols);
-  const RowChunks chunks(P.rows, chunks_for(4.0 * static_cast<double>(P.rows * P.ld), 64),
-                         kCopyRows);
-  std::vector<double> largest(static_cast<std::size_t>(chunks.count) * cols);
-  parallel_for(chunks.count, [&](index c) {
-    double *squares = largest.data() + c * P.cols;
-    std::fill(squares, squares + P.cols, -1.0);
-    for (index i = chunks.first(c); i < chunks.last(c); ++i) {
-      const R *row = P.row(i), *imaginary = row + (is_complex_v<T> ? P.width : 0);
-      for (index j = 0; j < P.cols; ++j) {
-        const double re = row[j], im = is_complex_v<T> ? imaginary[j] : R(0);
-        const double square = re * re + im * im;
-        squares[j] = square > squares[j] ? square : squares[j];
+namespace {
+
+/// largest[j] = max over rows of |x(i, j)|, or of its square where rows hold imaginary parts too,
+/// `imaginary` numbers after the real ones (0: none).
+template <class R>
+inline __attribute__((always_inline)) void
+column_peaks(const R *x, index rows, index ld, index width, index imaginary, double *largest) {
+  for (index j = 0; j < width; ++j)
+    largest[j] = -1.0;
+  for (index i = 0; i < rows; ++i)
+    for (index j = 0; j < width; ++j) {
+      const double re = x[i * ld + j];
+      double size = re < 0 ? -re : re;
+      if (imaginary > 0) {
+        const double im = x[i * ld + imaginary + j];
+        size = re * re + im * im;
       }
+      largest[j] = size > largest[j] ? size : largest[j];
     }
+}
+LOWLA_CLONES void peaks_of(const float *x, index rows, index ld, index width, index imaginary,
+                           double *largest) {
+  column_peaks(x, rows, ld, width, imaginary, largest);
+}
+LOWLA_CLONES void peaks_of(const double *x, index rows, index ld, index width, index imaginary,
+                           double *largest) {
+  column_peaks(x, rows, ld, width, imaginary, largest);
+}
+
+} // namespace
+
+template <class T> std::vector<wide_t<T>> Host<T>::peaks(const Panel &P) {
+  const index blocks = (P.rows + kCopyRows - 1) / kCopyRows;
+  std::vector<double> largest(static_cast<std::size_t>(blocks * P.width));
+  const RowChunks chunks(blocks, chunks_for(4.0 * static_cast<double>(P.rows * P.ld), 64), 1);
+  parallel_for(chunks.count, [&](index c) {
+    for (index b = chunks.first(c); b < chunks.last(c); ++b)
+      peaks_of(P.row(b * kCopyRows), std::min(kCopyRows, P.rows - b * kCopyRows), P.ld, P.width,
+               is_complex_v<T> ? P.width : 0, largest.data() + b * P.width);
   });
   // The first entry that attains it.
-  std::vector<Wide> peaks(cols, Wide(0));
+  std::vector<Wide> peaks(static_cast<std::size_t>(P.cols), Wide(0));
   for (index j = 0; j < P.cols; ++j) {
     index best = 0;
-    for (index c = 1; c < chunks.count; ++c)
-      if (largest[c * P.cols + j] > largest[best * P.cols + j])
-        best = c;
+    for (index b = 1; b < blocks; ++b)
+      if (largest[b * P.width + j] > largest[best * P.width + j])
+        best = b;
     double size = -1.0;
-    for (index i = chunks.first(best); i < chunks.last(best); ++i) {
+    for (index i = best * kCopyRows; i < std::min(P.rows, (best + 1) * kCopyRows); ++i) {
       const Wide value = entry_of(P, i, j);
-      if (abs2(value) > size) {
-        size = abs2(value);
+      const double here = is_complex_v<T> ? abs2(value) : std::abs(value);
+      if (here > size) {
+        size = here;
         peaks[j] = value;
       }
     }

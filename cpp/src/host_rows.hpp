@@ -81,11 +81,11 @@ template <class R>
 void add_products(const R *X, index ldx, index rows, const R *W, index ldw, index q, index depth,
                   double *Z, index ldz) {
   if constexpr (std::is_same_v<R, double>) {
-    simd::dense<double>().multiply_transposed(X, ldx, depth, rows, W, ldw, q, Z, ldz);
+    simd::dense<double>().multiply_transposed(X, ldx, depth, rows, W, ldw, q, Z, ldz, true, {});
   } else {
     R *block = scratch<R>(rows * q, 2);
     std::fill(block, block + rows * q, R(0));
-    simd::dense<R>().multiply_transposed(X, ldx, depth, rows, W, ldw, q, block, q);
+    simd::dense<R>().multiply_transposed(X, ldx, depth, rows, W, ldw, q, block, q, true, {});
     add_block(block, rows, q, Z, ldz);
   }
 }
@@ -140,6 +140,18 @@ public:
         f(i, rows, static_cast<const R *>(packed), depth());
       }
     }
+  }
+
+  /// The block that for_blocks(.., last) reads at row `next`, to be fetched while the one before is
+  /// in use: where both and `beside` bytes have room in the second-level cache.
+  simd::Ahead ahead(index next, index last, index beside) const {
+    if (!direct() || next >= last || A_.rs < A_.n || A_.rs > A_.n + A_.n / 8)
+      return {};
+    const index bytes =
+        std::min(simd::kRowBlock, last - next) * A_.rs * static_cast<index>(sizeof(T));
+    if (2 * bytes + beside > simd::second_level_cache() / 8 * 5)
+      return {};
+    return {A_.at(next, 0), bytes};
   }
 
   /// Largest magnitude among the finite parts, and whether all are finite.

@@ -126,7 +126,7 @@ public:
             const index cols = std::min(panel, ld - q);
             const index deep = depth_of_panel(q, cols, width);
             simd::dense<R>().multiply(A, rs, count, deep, right.get() + q * depth, cols, cols,
-                                      Y + q * kBlock + (i - first) * cols, cols, false);
+                                      Y + q * kBlock + (i - first) * cols, cols, false, {});
           }
         });
         load_rows(b, first, rows, b_width, rhs);
@@ -199,7 +199,7 @@ public:
               if (few)
                 kernels.dots(A, stride, rows, depth, right.get(), ld, y);
               else
-                kernels.multiply(A, stride, rows, depth, right.get(), ld, ld, y, ld, false);
+                kernels.multiply(A, stride, rows, depth, right.get(), ld, ld, y, ld, false, {});
               load_rows(b, i + k, rows, width, target);
               for (index l = 0; l < rows * ld; ++l)
                 y[l] = target[l] - y[l];
@@ -213,7 +213,7 @@ public:
               if (few)
                 kernels.combinations(A, stride, rows, depth, y, ld, z);
               else
-                kernels.multiply_transposed(A, stride, rows, depth, y, ld, ld, z, ld);
+                kernels.multiply_transposed(A, stride, rows, depth, y, ld, ld, z, ld, true, {});
               add_compensated(z, sum, lost, size);
             }
           });

@@ -4,6 +4,10 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
+
 namespace lowla::simd {
 
 #define LOWLA_DECLARE(SET)                                                                         \
@@ -55,6 +59,16 @@ Level best_level() {
 }
 
 } // namespace
+
+index second_level_cache() {
+  constexpr index kUsual = index(1) << 20;
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+  static const index bytes = static_cast<index>(sysconf(_SC_LEVEL2_CACHE_SIZE));
+  return bytes > 0 ? bytes : kUsual;
+#else
+  return kUsual;
+#endif
+}
 
 Level level() {
   static const Level chosen = best_level();

@@ -43,11 +43,22 @@ template <class R> LOWLA_INLINE void store(R *p, vec<R> v) { *reinterpret_cast<v
 /// How a tile walks A: along its rows (A X), or down its columns (A^T Y).
 enum class Walk { kAlong, kDown };
 
+/// The next kBytes ahead; nothing where it is null.
+template <index kBytes> LOWLA_INLINE void fetch(const char *&ahead) {
+  if (ahead == nullptr)
+    return;
+  for (index line = 0; line < kBytes; line += kLineBytes)
+    __builtin_prefetch(ahead + line, 0, 2);
+  ahead += kBytes;
+}
+
 /// C (MR x NU units) (+)= sum_k a(r, k) B(k, :); a(r, k) = A[r stride + k] along, A[r + k stride]
 /// down.
 template <class R, Walk kWalk, int MR, int NU>
 LOWLA_INLINE void tile(const R *A, index stride, index depth, const R *B, index ldb, R *C,
-                       index ldc, bool accumulate) {
+                       index ldc, bool accumulate, const char *ahead) {
+  // Half of what a group of steps reads: a block is used by two products.
+  constexpr index kFetch = (MR * kSteps * static_cast<index>(sizeof(R)) + 127) / 128 * kLineBytes;
   constexpr int NV = NU * kPerUnit;
   constexpr index W = kLanes<R>;
   constexpr bool kAlong = kWalk == Walk::kAlong;
@@ -58,6 +69,7 @@ LOWLA_INLINE void tile(const R *A, index stride, index depth, const R *B, index 
   index k = 0;
   if constexpr (kAlong && MR == kTallest && (kSteps + MR) * NV <= 32) {
     for (; k + kSteps <= depth; k += kSteps) {
+      fetch<kFetch>(ahead);
       vec<R> b[kSteps][NV];
       for (int s = 0; s < kSteps; ++s)
         for (int v = 0; v < NV; ++v)
@@ -71,17 +83,25 @@ LOWLA_INLINE void tile(const R *A, index stride, index depth, const R *B, index 
       }
     }
   }
-  for (; k < depth; ++k) {
+  const auto step = [&](index at) __attribute__((always_inline)) {
     vec<R> b[NV];
     for (int v = 0; v < NV; ++v)
-      b[v] = load(B + k * ldb + v * W);
+      b[v] = load(B + at * ldb + v * W);
 #pragma GCC unroll 24
     for (int r = 0; r < MR; ++r) {
-      const R a = kAlong ? A[r * stride + k] : A[r + k * stride];
+      const R a = kAlong ? A[r * stride + at] : A[r + at * stride];
       for (int v = 0; v < NV; ++v)
         acc[r][v] += a * b[v];
     }
+  };
+  for (; k + kSteps <= depth; k += kSteps) {
+    fetch<kFetch>(ahead);
+#pragma GCC unroll 4
+    for (int s = 0; s < kSteps; ++s)
+      step(k + s);
   }
+  for (; k < depth; ++k)
+    step(k);
   for (int r = 0; r < MR; ++r)
     for (int v = 0; v < NV; ++v)
       store(C + r * ldc + v * W, acc[r][v]);
@@ -90,39 +110,48 @@ LOWLA_INLINE void tile(const R *A, index stride, index depth, const R *B, index 
 /// All rows of one panel of NU units; the tail in tiles of 4 and 1 rows.
 template <class R, Walk kWalk, int NU>
 LOWLA_INLINE void panel(const R *A, index stride, index rows, index depth, const R *B, index ldb,
-                        R *C, index ldc, bool accumulate) {
+                        R *C, index ldc, bool accumulate, Ahead ahead) {
   constexpr int MR = tile_rows(NU);
   const index step = kWalk == Walk::kAlong ? stride : 1;
+  const char *start = ahead.bytes > 0 ? static_cast<const char *>(ahead.at) : nullptr;
+  const index per_row = rows > 0 ? ahead.bytes / rows : 0;
+  const auto at = [&](index i) __attribute__((always_inline)) {
+    return start != nullptr ? start + i * per_row : nullptr;
+  };
   index i = 0;
   for (; i + MR <= rows; i += MR)
-    tile<R, kWalk, MR, NU>(A + i * step, stride, depth, B, ldb, C + i * ldc, ldc, accumulate);
+    tile<R, kWalk, MR, NU>(A + i * step, stride, depth, B, ldb, C + i * ldc, ldc, accumulate,
+                           at(i));
   if constexpr (MR > 4)
     for (; i + 4 <= rows; i += 4)
-      tile<R, kWalk, 4, NU>(A + i * step, stride, depth, B, ldb, C + i * ldc, ldc, accumulate);
+      tile<R, kWalk, 4, NU>(A + i * step, stride, depth, B, ldb, C + i * ldc, ldc, accumulate,
+                            at(i));
   for (; i < rows; ++i)
-    tile<R, kWalk, 1, NU>(A + i * step, stride, depth, B, ldb, C + i * ldc, ldc, accumulate);
+    tile<R, kWalk, 1, NU>(A + i * step, stride, depth, B, ldb, C + i * ldc, ldc, accumulate, at(i));
 }
 
 /// C (rows x q) (+)= a B by panels.
 template <class R, Walk kWalk>
 LOWLA_INLINE void panels(const R *A, index stride, index rows, index depth, const R *B, index ldb,
-                         index q, R *C, index ldc, bool accumulate) {
+                         index q, R *C, index ldc, bool accumulate, Ahead ahead) {
   constexpr index U = panel_unit<R>;
   index j = 0;
   if constexpr (kMaxUnits >= 4) {
     for (; j + 4 * U <= q; j += 4 * U)
-      panel<R, kWalk, 4>(A, stride, rows, depth, B + j, ldb, C + j, ldc, accumulate);
+      panel<R, kWalk, 4>(A, stride, rows, depth, B + j, ldb, C + j, ldc, accumulate,
+                         ahead.take(4 * U, q - j));
     if (j + 3 * U <= q) {
-      panel<R, kWalk, 3>(A, stride, rows, depth, B + j, ldb, C + j, ldc, accumulate);
+      panel<R, kWalk, 3>(A, stride, rows, depth, B + j, ldb, C + j, ldc, accumulate, ahead);
       return;
     }
     if (j + 2 * U <= q) {
-      panel<R, kWalk, 2>(A, stride, rows, depth, B + j, ldb, C + j, ldc, accumulate);
+      panel<R, kWalk, 2>(A, stride, rows, depth, B + j, ldb, C + j, ldc, accumulate, ahead);
       return;
     }
   }
   for (; j < q; j += U)
-    panel<R, kWalk, 1>(A, stride, rows, depth, B + j, ldb, C + j, ldc, accumulate);
+    panel<R, kWalk, 1>(A, stride, rows, depth, B + j, ldb, C + j, ldc, accumulate,
+                       ahead.take(U, q - j));
 }
 
 /// Depth of a panel of X that stays in the second-level cache.
@@ -130,17 +159,18 @@ constexpr index kDepth = 1024;
 
 template <class R>
 void multiply(const R *A, index rs, index m, index n, const R *X, index ldx, index q, R *Y,
-              index ldy, bool accumulate) {
+              index ldy, bool accumulate, Ahead ahead) {
   for (index k = 0; k < n || k == 0; k += kDepth) {
     const index depth = n - k < kDepth ? n - k : kDepth;
-    panels<R, Walk::kAlong>(A + k, rs, m, depth, X + k * ldx, ldx, q, Y, ldy, accumulate || k > 0);
+    panels<R, Walk::kAlong>(A + k, rs, m, depth, X + k * ldx, ldx, q, Y, ldy, accumulate || k > 0,
+                            ahead.take(depth, n - k));
   }
 }
 
 template <class R>
 void multiply_transposed(const R *A, index rs, index m, index p, const R *Y, index ldy, index q,
-                         R *Z, index ldz) {
-  panels<R, Walk::kDown>(A, rs, p, m, Y, ldy, q, Z, ldz, true);
+                         R *Z, index ldz, bool accumulate, Ahead ahead) {
+  panels<R, Walk::kDown>(A, rs, p, m, Y, ldy, q, Z, ldz, accumulate, ahead);
 }
 
 /// y[r stride] = A(r, :) x for MR rows, two sums each.
@@ -203,18 +233,30 @@ void combinations(const R *A, index rs, index m, index n, const R *Y, index q, R
       add_rows<R, 1>(A + i * rs, rs, n, Y + i * q + c, q, Z + c * n);
 }
 
+/// As many numbers as a vector of doubles holds.
+template <class R> struct Narrow {
+  typedef R type __attribute__((vector_size(LOWLA_VECTOR_BYTES / sizeof(double) * sizeof(R)),
+                                aligned(sizeof(R)), may_alias));
+};
+
 template <class R> double sum_squares(const R *x, index n) {
-  double acc[32] = {};
+  constexpr index W = kLanes<double>;
+  constexpr int kSums = 4;
+  vec<double> sums[kSums] = {};
   index i = 0;
-  for (; i + 32 <= n; i += 32)
-    for (int j = 0; j < 32; ++j)
-      acc[j] += static_cast<double>(x[i + j]) * static_cast<double>(x[i + j]);
+  for (; i + kSums * W <= n; i += kSums * W)
+    for (int k = 0; k < kSums; ++k) {
+      const vec<double> v = __builtin_convertvector(
+          *reinterpret_cast<const typename Narrow<R>::type *>(x + i + k * W), vec<double>);
+      sums[k] += v * v;
+    }
+  const vec<double> both = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  double total = 0;
+  for (index lane = 0; lane < W; ++lane)
+    total += both[lane];
   for (; i < n; ++i)
-    acc[0] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-  double sum = 0;
-  for (int j = 0; j < 32; ++j)
-    sum += acc[j];
-  return sum;
+    total += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  return total;
 }
 
 // --- sparse ---

@@ -91,7 +91,8 @@ template <class T> void dense_times(const SketchSpec &spec, MatrixView<T> A, T *
           if (!in_place)
             source.pack(j, depth, c, std::min(columns, c + width), packed.get(), width);
           simd::dense<R>().multiply(S.get(), kBlockStride<R>, rows, depth, block,
-                                    in_place ? source.stride() : width, width, sums + c, ld, j > 0);
+                                    in_place ? source.stride() : width, width, sums + c, ld, j > 0,
+                                    {});
         }
       }
     });
@@ -149,7 +150,7 @@ template <class T> void dense_adjoint_times(const SketchSpec &spec, MatrixView<T
       const index rows = std::min(kRows, spec.d - i);
       dense_block(spec, i, rows, j, width, S.get(), kBlockStride<R>);
       simd::dense<R>().multiply_transposed(S.get(), kBlockStride<R>, rows, width, Y.get() + i * ld,
-                                           ld, ld, product.get(), ld);
+                                           ld, ld, product.get(), ld, true, {});
     }
     R *result = reinterpret_cast<R *>(out) + j * columns;
     for (index r = 0; r < width; ++r)

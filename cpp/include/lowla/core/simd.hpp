@@ -19,13 +19,34 @@ template <class R> inline constexpr index panel_unit = kPanelBytes / static_cast
 /// Rows of A that a pass keeps in cache between its two products.
 inline constexpr index kRowBlock = 48;
 
+inline constexpr index kLineBytes = 64;
+
+/// Memory that a kernel brings to the second-level cache while it works, evenly: what the caller
+/// reads next. Waiting for lines of a matrix that streams takes as long as the arithmetic; these
+/// come for nothing. Some more lines than asked for may be fetched.
+struct Ahead {
+  const void *at = nullptr;
+  index bytes = 0;
+
+  /// The first part / whole of it, which is taken away. (Always inlined: this header is compiled
+  /// for several instruction sets.)
+  __attribute__((always_inline)) Ahead take(index part, index whole) {
+    const index taken = part < whole ? bytes / kLineBytes * part / whole * kLineBytes : bytes;
+    const Ahead first{at, taken};
+    if (taken > 0)
+      at = static_cast<const char *>(at) + taken;
+    bytes -= taken;
+    return first;
+  }
+};
+
 template <class R> struct DenseKernels {
   /// Y (m x q) = A X, or += where `accumulate`; A (m x n) with row stride rs and unit columns.
   void (*multiply)(const R *A, index rs, index m, index n, const R *X, index ldx, index q, R *Y,
-                   index ldy, bool accumulate);
-  /// Z (p x q) += A^T Y; A (m x p).
+                   index ldy, bool accumulate, Ahead ahead);
+  /// Z (p x q) = A^T Y, or += where `accumulate`; A (m x p).
   void (*multiply_transposed)(const R *A, index rs, index m, index p, const R *Y, index ldy,
-                              index q, R *Z, index ldz);
+                              index q, R *Z, index ldz, bool accumulate, Ahead ahead);
   /// The same for few columns, whose vectors are contiguous: Y (m x q, rows contiguous) = A X, X
   /// (n x q) and Z (n x q) by columns with stride n; Z += A^T Y.
   void (*dots)(const R *A, index rs, index m, index n, const R *X, index q, R *Y);
@@ -72,6 +93,9 @@ template <class R> struct SketchKernels {
   /// width whole panel units.
   void (*hadamard)(R *X, index ld, index rows, index width);
 };
+
+/// Bytes of the second-level cache of a core.
+index second_level_cache();
 
 enum class Level { kBaseline, kV3, kV4 };
 
