@@ -142,10 +142,13 @@ public:
     }
   }
 
+  /// Rows are contiguous and lie one after the other.
+  bool rows_follow() const { return direct() && A_.rs >= A_.n && A_.rs <= A_.n + A_.n / 8; }
+
   /// The block that for_blocks(.., last) reads at row `next`, to be fetched while the one before is
   /// in use: where both and `beside` bytes have room in the second-level cache.
   simd::Ahead ahead(index next, index last, index beside) const {
-    if (!direct() || next >= last || A_.rs < A_.n || A_.rs > A_.n + A_.n / 8)
+    if (!rows_follow() || next >= last)
       return {};
     const index bytes =
         std::min(simd::kRowBlock, last - next) * A_.rs * static_cast<index>(sizeof(T));

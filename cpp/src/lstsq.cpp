@@ -122,11 +122,14 @@ public:
         const index rows = std::min(kBlock, chunks.last(c) - first);
         // Y by panels: that of the columns q, q + 1, ... begins at q kBlock.
         this->for_blocks(first, first + rows, [&](index i, index count, const R *A, index rs) {
+          simd::Ahead next =
+              this->ahead(i + count, chunks.last(c), kBlock * ld * static_cast<index>(sizeof(R)));
           for (index q = 0; q < ld; q += panel) {
             const index cols = std::min(panel, ld - q);
             const index deep = depth_of_panel(q, cols, width);
             simd::dense<R>().multiply(A, rs, count, deep, right.get() + q * depth, cols, cols,
-                                      Y + q * kBlock + (i - first) * cols, cols, false, {});
+                                      Y + q * kBlock + (i - first) * cols, cols, false,
+                                      next.take(panel, ld - q));
           }
         });
         load_rows(b, first, rows, b_width, rhs);
@@ -184,6 +187,8 @@ public:
     Buffer<double> parts(chunks.count * 2 * size);
     std::vector<double> squares(static_cast<std::size_t>(chunks.count * r), 0.0);
     const simd::DenseKernels<double> &kernels = simd::dense<double>();
+    constexpr auto item = static_cast<index>(sizeof(double));
+    const bool streams = std::is_same_v<R, double> && this->rows_follow();
     parallel_for(chunks.count, [&](index c) {
       double *sum = parts.get() + c * 2 * size, *lost = sum + size;
       std::fill(sum, sum + 2 * size, 0.0);
@@ -197,7 +202,9 @@ public:
               const index rows = std::min(kChain, count - k);
               const double *A = block + k * stride;
               if (few)
-                kernels.dots(A, stride, rows, depth, right.get(), ld, y);
+                kernels.dots(A, stride, rows, depth, right.get(), ld, y,
+                             streams ? simd::Ahead{A + rows * stride, rows * stride * item}
+                                     : simd::Ahead{});
               else
                 kernels.multiply(A, stride, rows, depth, right.get(), ld, ld, y, ld, false, {});
               load_rows(b, i + k, rows, width, target);

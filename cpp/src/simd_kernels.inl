@@ -173,18 +173,21 @@ void multiply_transposed(const R *A, index rs, index m, index p, const R *Y, ind
   panels<R, Walk::kDown>(A, rs, p, m, Y, ldy, q, Z, ldz, accumulate, ahead);
 }
 
-/// y[r stride] = A(r, :) x for MR rows, two sums each.
+/// y[r stride] = A(r, :) x for MR rows, two sums each. As much as is read is fetched ahead.
 template <class R, int MR>
-LOWLA_INLINE void row_dots(const R *A, index rs, index n, const R *x, R *y, index stride) {
+LOWLA_INLINE void row_dots(const R *A, index rs, index n, const R *x, R *y, index stride,
+                           const char *ahead) {
   constexpr index W = kLanes<R>;
   vec<R> sum[MR][2] = {};
   index k = 0;
-  for (; k + 2 * W <= n; k += 2 * W)
+  for (; k + 2 * W <= n; k += 2 * W) {
+    fetch<2 * MR * W *static_cast<index>(sizeof(R))>(ahead);
     for (int half = 0; half < 2; ++half) {
       const vec<R> b = load(x + k + half * W);
       for (int r = 0; r < MR; ++r)
         sum[r][half] += load(A + r * rs + k + half * W) * b;
     }
+  }
   for (int r = 0; r < MR; ++r) {
     const vec<R> both = sum[r][0] + sum[r][1];
     R total = 0;
@@ -196,14 +199,18 @@ LOWLA_INLINE void row_dots(const R *A, index rs, index n, const R *x, R *y, inde
   }
 }
 
-template <class R> void dots(const R *A, index rs, index m, index n, const R *X, index q, R *Y) {
+template <class R>
+void dots(const R *A, index rs, index m, index n, const R *X, index q, R *Y, Ahead ahead) {
+  const char *start = ahead.bytes > 0 ? static_cast<const char *>(ahead.at) : nullptr;
+  const index per_row = m > 0 ? ahead.bytes / m : 0;
   index i = 0;
   for (; i + 4 <= m; i += 4)
     for (index c = 0; c < q; ++c)
-      row_dots<R, 4>(A + i * rs, rs, n, X + c * n, Y + i * q + c, q);
+      row_dots<R, 4>(A + i * rs, rs, n, X + c * n, Y + i * q + c, q,
+                     start != nullptr && c == 0 ? start + i * per_row : nullptr);
   for (; i < m; ++i)
     for (index c = 0; c < q; ++c)
-      row_dots<R, 1>(A + i * rs, rs, n, X + c * n, Y + i * q + c, q);
+      row_dots<R, 1>(A + i * rs, rs, n, X + c * n, Y + i * q + c, q, nullptr);
 }
 
 /// z += sum_r y[r stride] A(r, :)

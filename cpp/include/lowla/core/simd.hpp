@@ -49,7 +49,7 @@ template <class R> struct DenseKernels {
                               index q, R *Z, index ldz, bool accumulate, Ahead ahead);
   /// The same for few columns, whose vectors are contiguous: Y (m x q, rows contiguous) = A X, X
   /// (n x q) and Z (n x q) by columns with stride n; Z += A^T Y.
-  void (*dots)(const R *A, index rs, index m, index n, const R *X, index q, R *Y);
+  void (*dots)(const R *A, index rs, index m, index n, const R *X, index q, R *Y, Ahead ahead);
   void (*combinations)(const R *A, index rs, index m, index n, const R *Y, index q, R *Z);
   /// Sum of squares of a contiguous vector, in double.
   double (*sum_squares)(const R *x, index n);
