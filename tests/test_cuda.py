@@ -150,7 +150,7 @@ def test_emulated_exports_the_same_functions(module):
     for name, function in vars(_backend.Backend).items():
         if name.startswith("_") or not inspect.isfunction(function):
             continue
-        if name in _backend.NUMBA_ONLY and not hasattr(module, name):
+        if _backend.lacks("cuda", name) and not hasattr(module, name):
             continue
         expected = [p for p in inspect.signature(function).parameters if p != "self"]
         first = getattr(module, name).__doc__.splitlines()[0]
@@ -670,3 +670,19 @@ def test_emulated_lstsq_says_what_does_not_run_on_the_gpu(module, monkeypatch, A
         "lstsq of a wide or sparse matrix or an operator does not run on the GPU yet: "
         "pass host arrays"
     )
+
+
+@pytest.mark.parametrize(
+    ("function", "call"),
+    [
+        ("leverage_scores", lowla.leverage_scores),
+        ("lewis_weights", lambda A: lowla.lewis_weights(A, 1)),
+        ("row_scores", lambda A: lowla.sensitivity_sample(A, 3)),
+        ("lp_regression", lambda A: lowla.lp_regression(A, A[:, 0], 1)),
+    ],
+)
+def test_emulated_scores_say_that_they_do_not_run_on_the_gpu(module, monkeypatch, function, call):
+    monkeypatch.setitem(_backend._LOADERS, "cuda", lambda: (module, None))
+    with lowla.use_backend("cuda"), pytest.raises(NotImplementedError) as caught:
+        call(np.ones((9, 3)))
+    assert str(caught.value) == f"{function} does not run on the GPU yet: pass host arrays"

@@ -466,6 +466,98 @@ def test_rank_deficient_sparse_and_operators(backend, form):
     assert_allclose(ours.x, exact[0], rtol=0, atol=tol(float, 2000, 10.0))
 
 
+@pytest.mark.core
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("method", EXACT)
+def test_sparse_of_any_form(backend, method, dtype):
+    # 64-bit indices, rows in any order, and entries that come twice.
+    A, b = sparse_problem(3000, 24, dtype)
+    dense = A.toarray()
+    indptr, order = 2 * A.indptr.astype(np.int64), np.repeat(np.arange(A.nnz), 2)
+    for i in range(len(A.indptr) - 1):
+        order[indptr[i] : indptr[i + 1]] = order[indptr[i] : indptr[i + 1]][::-1]
+    twice = ((A.data / 2)[order], A.indices.astype(np.int64)[order], indptr)
+    exact = np.linalg.lstsq(dense, b, rcond=None)
+    bound = tol(dtype, 24, exact[3][0] / exact[3][-1])
+    for form in (A, sp.csr_array(twice, shape=A.shape)):
+        ours = lowla.lstsq(form, b, method=method, rng=0)
+        assert ours.info.backend == backend
+        assert ours.rank == 24
+        assert_allclose(ours.x, exact[0], rtol=0, atol=bound)
+        assert_allclose(ours.residuals, exact[1], rtol=bound)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("method", ["precondition", "direct"])
+@pytest.mark.parametrize("scale", [1e-290, 1e290])
+def test_sparse_of_any_scale(backend, scale, method):
+    A, b = sparse_problem(2000, 20)
+    plain = lowla.lstsq(A, b, method=method, rng=0)
+    scaled = lowla.lstsq(A * scale, b, method=method, rng=0)
+    assert_allclose(scaled.x * scale, plain.x, rtol=tol(float, 2000, plain.info.cond))
+    assert_allclose(scaled.s / scale, plain.s, rtol=tol(float, 2000, plain.info.cond))
+    assert scaled.info.converged
+
+
+@pytest.mark.parametrize("cond", [1e3, 1e7])
+def test_sparse_single_precision_is_sketched_in_double(backend, cond):
+    A, b = problem(4000, 20, cond, 1e-2, "float32")
+    ours = lowla.lstsq(sp.csr_array(A), b, method="precondition", rng=0)
+    theirs = np.linalg.lstsq(A, b, rcond=None)
+    assert ours.rank == theirs[2] == 20
+    assert ours.info.converged
+    exact = reference(A, b)
+    errors = [np.linalg.norm((x - exact).astype(float)) for x in (ours.x, theirs[0])]
+    assert errors[0] <= 2 * errors[1]
+
+
+def test_badly_scaled_columns_of_a_sparse_matrix(backend):
+    # With rcond=0 the answer is that of the equilibrated matrix.
+    if backend == "numba":
+        pytest.skip("takes the rank from the singular values of the sketch")
+    A, b = sparse_problem(3000, 12)
+    grades = 2.0 ** np.linspace(-200, 200, 12).round()
+    ours = lowla.lstsq((A * grades).tocsr(), b, 0.0, method="precondition", rng=0)
+    exact = np.linalg.lstsq(A.toarray(), b, rcond=None)[0]
+    assert_allclose(ours.x * grades[:, None], exact, rtol=0, atol=tol(float, 3000))
+
+
+@pytest.mark.core
+def test_sparse_and_damped_and_deficient_or_zero(backend):
+    A, b = sparse_problem(2000, 20)
+    twins = sp.hstack([A, A[:, :5]]).tocsr()
+    dense = twins.toarray()
+    ridge = np.linalg.solve(dense.T @ dense + 0.25 * np.eye(25), dense.T @ b)
+    damped = lowla.lstsq(twins, b, method="precondition", damp=0.5, rng=0)
+    assert_allclose(damped.x, ridge, rtol=0, atol=tol(float, 2000))
+    zero = lowla.lstsq(sp.csr_array((2000, 3)), b, method="precondition", rng=0)
+    assert zero.rank == 0
+    assert_array_equal(zero.x, np.zeros((3, 2)))
+
+
+def test_sparse_does_not_depend_on_the_number_of_threads(backend):
+    if backend == "numba":
+        pytest.skip("the BLAS decides there")
+    A, b = sparse_problem(40_000, 30)
+    before, found = lowla.get_num_threads(), []
+    try:
+        for threads in (1, 2, 7):
+            lowla.set_num_threads(threads)
+            found.append(lowla.lstsq(A, b, method="precondition", rng=0).x)
+    finally:
+        lowla.set_num_threads(before)
+    assert_array_equal(found[1], found[0])
+    assert_array_equal(found[2], found[0])
+
+
+def test_sparse_that_is_not_finite_gives_nan_where_asked(backend):
+    A, b = sparse_problem(3000, 5)
+    A.data[7] = np.nan
+    result = lowla.lstsq(A, b, method="precondition", check_finite=False, rng=0)
+    assert np.all(np.isnan(result.x))
+    assert np.all(np.isnan(result.s))
+
+
 # --- NIST ----------------------------------------------------------------------------------------
 
 # Wampler (1970) and Longley (1967): NIST Statistical Reference Datasets, Linear Regression,

@@ -14,7 +14,9 @@ from hypothesis import given
 from numpy.testing import assert_allclose, assert_array_equal
 
 import lowla
-from strategies import DTYPES, matrix_specs
+from least_squares import problem
+from lowla import _backend
+from strategies import DTYPES, LAYOUTS, matrix_specs
 from tolerances import eps, tol
 
 METHODS = ("leverage", "root_leverage", "lewis", "sensitivity", "mixed")
@@ -110,9 +112,145 @@ def test_sketched_leverage_is_within_a_factor_of_two(backend, form, seed):
     assert ratio.min() >= 0.5
 
 
+# The paths of tall matrices with many columns: a sketch preconditions the exact scores.
+
+
+def assert_exact(scores, A):
+    """The rank in total to rounding, and each score to the condition of A."""
+    U, s, _ = np.linalg.svd(A.astype(np.result_type(A, float)), full_matrices=False)
+    kept = s > s[0] * max(A.shape) * eps(float)
+    cond = s[0] / s[kept][-1]
+    true = np.sum(np.abs(U[:, kept]) ** 2, axis=1)
+    bound = tol(float, A.shape[1], cond) + eps(A.dtype)
+    assert_allclose(scores, true, rtol=0, atol=bound)
+    assert scores.sum(dtype=float) == pytest.approx(kept.sum(), rel=tol(A.dtype, len(A)))
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_array])
+def test_exact_leverage_of_many_columns(backend, form, dtype):
+    A = problem(600, 50, 1e3, 0.0, dtype)[0]
+    assert_exact(lowla.leverage_scores(form(A), method="exact"), A)
+
+
+@pytest.mark.parametrize("cond", [1e6, 1e9, 1e11])
+@pytest.mark.parametrize("dtype", ["float64", "complex64"])
+def test_exact_leverage_of_many_columns_does_not_feel_the_condition(backend, dtype, cond):
+    A = problem(900, 30, cond, 0.0, dtype)[0]
+    assert_exact(lowla.leverage_scores(A, method="exact"), A)
+
+
+def test_exact_leverage_of_many_columns_finds_the_rank(backend):
+    A = problem(900, 30, 1e2, 0.0)[0]
+    A[:, 20:] = A[:, :10]
+    assert_exact(lowla.leverage_scores(A, method="exact"), A)
+    A[:, 25:] = 0.0
+    assert_exact(lowla.leverage_scores(A, method="exact"), A)
+
+
+def test_exact_leverage_of_rows_that_alone_carry_a_direction(backend):
+    # A sketch of fewer rows than there are such directions cannot miss one.
+    A = np.zeros((1000, 40))
+    places = np.random.default_rng(0).choice(1000, 40, replace=False)
+    A[places, np.arange(40)] = np.logspace(0, -6, 40)
+    true = np.zeros(1000)
+    true[places] = 1.0
+    assert_allclose(lowla.leverage_scores(A, method="exact"), true, rtol=0, atol=tol(float, 40))
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+@pytest.mark.parametrize("method", ["exact", "sketched"])
+def test_leverage_of_any_layout(backend, method, dtype, layout):
+    A = problem(1200, 24, 10.0, 0.0, dtype)[0]
+    view = LAYOUTS[layout](A)
+    plain = lowla.leverage_scores(np.ascontiguousarray(view), method=method, rng=0)
+    assert_allclose(lowla.leverage_scores(view, method=method, rng=0), plain, rtol=tol(dtype, 24))
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("method", ["exact", "sketched"])
+def test_scores_of_any_sparse_form(backend, method, dtype):
+    # 64-bit indices, rows in any order, and entries that come twice.
+    rng = np.random.default_rng(0)
+    A = sp.random_array((2000, 24), density=0.2, rng=rng, format="csr").astype(dtype)
+    dense = lowla.leverage_scores(A.toarray(), method=method, rng=0)
+    indptr, order = 2 * A.indptr.astype(np.int64), np.repeat(np.arange(A.nnz), 2)
+    for i in range(len(A.indptr) - 1):
+        order[indptr[i] : indptr[i + 1]] = order[indptr[i] : indptr[i + 1]][::-1]
+    halves = (A.data / 2)[order]
+    twice = sp.csr_array((halves, A.indices.astype(np.int64)[order], indptr), shape=A.shape)
+    for form in (A, twice):
+        scores = lowla.leverage_scores(form, method=method, rng=0)
+        assert_allclose(scores, dense, rtol=tol(dtype, 24), atol=tol(dtype, 1))
+    accuracy = 1e-6
+    w = lowla.lewis_weights(twice, 1.5, tol=accuracy)
+    plain = lowla.lewis_weights(A.toarray(), 1.5, tol=accuracy)
+    assert_allclose(w, plain, rtol=2 * accuracy, atol=tol(dtype, 24))
+
+
+def test_single_precision_does_not_blur_a_sketch(backend):
+    # Directions of A below the rounding of its sketch have scores all the same.
+    A = problem(4000, 8, 1e6, 0.0, "float32")[0]
+    exact = lowla.leverage_scores(A, method="exact")
+    rough = lowla.leverage_scores(A, method="sketched", rng=0)
+    assert np.all((rough <= 2 * exact) & (rough >= exact / 2))
+
+
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_array])
+def test_scores_do_not_depend_on_the_number_of_threads(backend, form):
+    if backend == "numba":
+        pytest.skip("the BLAS decides there")
+    A = form(planted(20_000, 30))
+    before, found = lowla.get_num_threads(), []
+    try:
+        for threads in (1, 2, 7):
+            lowla.set_num_threads(threads)
+            found.append(
+                np.stack(
+                    [
+                        lowla.leverage_scores(A, method="exact"),
+                        lowla.leverage_scores(A, method="sketched", rng=0),
+                        lowla.lewis_weights(A, 3.0),
+                    ]
+                )
+            )
+    finally:
+        lowla.set_num_threads(before)
+    assert_array_equal(found[1], found[0])
+    assert_array_equal(found[2], found[0])
+
+
+def test_what_is_not_finite_gives_nan_where_asked(backend):
+    module = _backend.load(backend)
+    for value in (np.nan, np.inf):
+        A = np.ones((30, 2))
+        A[3, 1] = value
+        assert np.all(np.isnan(module.leverage_scores(A, "exact", 0, False)))
+        assert np.all(np.isnan(module.row_scores(A, 1.5, "mixed", 0, False)))
+        with pytest.raises(ValueError, match="A contains NaN or Inf"):
+            module.row_scores(A, 1.5, "lewis", 0, True)
+
+
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_array])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("method", ["exact", "sketched"])
+def test_scores_near_the_ends_of_the_range(backend, method, dtype, form):
+    A = planted(3000, 4).astype(dtype)
+    plain = lowla.leverage_scores(form(A), method=method, rng=0)
+    largest = float(np.log2(np.finfo(dtype).max))
+    for exponent in (-0.9 * largest, 0.9 * largest):
+        scaled = form(A * A.real.dtype.type(2.0 ** round(exponent)))
+        found = lowla.leverage_scores(scaled, method=method, rng=0)
+        assert_allclose(found, plain, rtol=tol(dtype, 4), atol=tol(dtype, 4))
+
+
 def test_scores_of_any_scale(backend):
     A = planted(500, 4)
-    for scale in (1e-200, 1e200):
+    for scale in (1e-200, 1e200, 1e-300, 1e300):
         assert_allclose(
             lowla.leverage_scores(A * scale), lowla.leverage_scores(A), rtol=tol(float, 500)
         )
@@ -159,9 +297,27 @@ def test_lewis_weights_do_not_depend_on_the_basis(backend, p):
     assert w.sum() == pytest.approx(5, rel=1e-5 * p)
 
 
+@pytest.mark.core
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("p", [1.0, 3.0])
+def test_lewis_weights_of_many_columns(backend, p, dtype):
+    # The fixed point for tall A, whose basis a sketch starts, and for a deficient one.
+    A = problem(500, 30, 1e4, 0.0, dtype)[0]
+    accuracy = 1e-5
+    for B, rank in ((A, 30), (np.hstack([A[:, :20], A[:, :10]]), 20)):
+        w = lowla.lewis_weights(B, p, tol=accuracy).astype(float)
+        bound = 3 * accuracy * max(1.0, p / 2) + tol(dtype, 30)
+        assert w.sum() == pytest.approx(rank, rel=bound)
+        reweighted = w[:, None] ** (0.5 - 1 / p) * B
+        image = (hat_diagonal(reweighted) * w ** (2 / p - 1)) ** (p / 2)
+        assert_allclose(image, w, rtol=bound)
+
+
 def test_lewis_weights_that_do_not_converge_warn(backend):
+    # At p = 100 a step contracts by 98/102: 500 of them do not reach the last digit.
+    A = np.random.default_rng(0).standard_normal((200, 3))
     with pytest.warns(lowla.ConvergenceWarning, match="lewis_weights stopped at a gap of"):
-        lowla.lewis_weights(planted(200, 3), 1.0, tol=1e-300)
+        lowla.lewis_weights(A, 100.0, tol=eps(float))
 
 
 # --- sampling ------------------------------------------------------------------------------------
@@ -249,6 +405,32 @@ def test_rows_come_as_often_as_their_score_says(backend):
     assert indices.dtype == np.int64
     assert result.info.distinct == len(np.unique(indices))
     assert "RowSample: indices (200,), weights (200,)" in repr(result)
+
+
+@pytest.mark.parametrize("n_samples", [1, 7, 1000])
+def test_the_same_scores_give_the_same_draws(backend, n_samples):
+    rng = np.random.default_rng(0)
+    scores = rng.random(500) * (rng.random(500) < 0.5)
+    scores[400:] = 0.0
+    module, reference = _backend.load(backend), _backend.load("numba")
+    for key in (0, 5, 2**63):
+        indices, weights = module.sample_rows(scores, n_samples, 1.3, key)
+        others, their_weights = reference.sample_rows(scores, n_samples, 1.3, key)
+        assert_array_equal(indices, others)
+        assert_allclose(weights, their_weights, rtol=tol(float, 1))
+        assert np.all(scores[indices] > 0)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex64"])
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 2.5, 3.0, 4.0])
+def test_row_scores_are_those_of_the_reference(backend, p, dtype):
+    A = problem(700, 24, 10.0, 0.0, dtype)[0]
+    module, reference = _backend.load(backend), _backend.load("numba")
+    for method in METHODS:
+        scores = module.row_scores(A, p, method, 3, True)
+        assert scores.dtype == np.float64
+        theirs = reference.row_scores(A, p, method, 3, True)
+        assert_allclose(scores, theirs, rtol=tol(float, 700))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -6,26 +6,19 @@
 namespace lowla::bindings {
 namespace {
 
-template <class R> py::array_t<R> vector_of(const std::vector<double> &values) {
-  py::array_t<R> out(static_cast<index>(values.size()));
-  std::transform(values.begin(), values.end(), out.mutable_data(),
-                 [](double x) { return static_cast<R>(x); });
-  return out;
-}
-
-py::tuple lstsq(const py::array &A, const py::array &b, double rcond, const std::string &method,
+py::tuple lstsq(const py::object &A, const py::array &b, double rcond, const std::string &method,
                 const std::string &sketch, double damp, double tol, index max_iter, index rows,
                 std::uint64_t key, bool check_finite, const py::object &monitor) {
   const LstsqRequest request =
       lstsq_request(rcond, method, sketch, damp, tol, max_iter, rows, key, check_finite, monitor);
   ensure_blas();
-  return with_scalar(A.dtype(), [&](auto zero) -> py::tuple {
+  return with_view(A, [&](auto zero, auto a) -> py::tuple {
     using T = decltype(zero);
     using R = real_t<T>;
-    const auto a = view_of<T>(A), rhs = view_of<T>(b);
+    const auto rhs = view_of<T>(b);
     check_tall(a, rhs);
     const auto result = without_gil([&] {
-      const auto matrix = tall_dense(a, rhs);
+      const auto matrix = tall(a, rhs);
       return LeastSquares<T>(*matrix, request).solve();
     });
     py::array_t<T> x({result.x.rows, result.x.cols});

@@ -41,7 +41,7 @@ inline LstsqRequest lstsq_request(double rcond, const std::string &method,
   return request;
 }
 
-template <class T> void check_tall(const MatrixView<T> &A, const MatrixView<T> &b) {
+template <class View, class T> void check_tall(const View &A, const MatrixView<T> &b) {
   if (A.m < A.n || A.n == 0 || b.n == 0)
     throw ValueError("A must be tall and b must have columns");
   if (b.m != A.m)

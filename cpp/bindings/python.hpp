@@ -10,9 +10,11 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 namespace lowla::bindings {
 
@@ -133,32 +135,34 @@ template <class T> struct HostExchange {
 
 template <class T> using PythonOperator = OperatorMatrix<Host<T>, HostExchange<T>>;
 
-/// f(T{}, matrix) for any A that a backend accepts.
-template <class F> auto with_matrix(const py::object &A, F &&f) {
+/// f(T{}, view) for a dense array or (indptr, indices, data, (m, n)).
+template <class F> auto with_view(const py::object &A, F &&f) {
   if (py::isinstance<py::array>(A)) {
     const auto array = py::reinterpret_borrow<py::array>(A);
-    return with_scalar(array.dtype(), [&](auto zero) {
-      using T = decltype(zero);
-      auto matrix = Host<T>::dense(view_of<T>(array));
+    return with_scalar(array.dtype(),
+                       [&](auto zero) { return f(zero, view_of<decltype(zero)>(array)); });
+  }
+  const auto parts = py::cast<py::tuple>(A);
+  if (parts.size() != 4)
+    throw py::type_error("sparse A must be (indptr, indices, data, (m, n))");
+  const auto indices = py::cast<py::array>(parts[1]);
+  return with_scalar(py::cast<py::array>(parts[2]).dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    return indices.dtype().itemsize() == 8 ? f(zero, csr_of<T, std::int64_t>(parts))
+                                           : f(zero, csr_of<T, std::int32_t>(parts));
+  });
+}
+
+template <class T> auto host_matrix(MatrixView<T> A) { return Host<T>::dense(A); }
+template <class T, class I> auto host_matrix(CsrView<T, I> A) { return Host<T>::csr(A); }
+
+/// f(T{}, matrix) for any A that a backend accepts.
+template <class F> auto with_matrix(const py::object &A, F &&f) {
+  if (py::isinstance<py::array>(A) || py::isinstance<py::tuple>(A))
+    return with_view(A, [&](auto zero, auto view) {
+      auto matrix = host_matrix(view);
       return f(zero, *matrix);
     });
-  }
-  if (py::isinstance<py::tuple>(A)) {
-    const auto parts = py::reinterpret_borrow<py::tuple>(A);
-    if (parts.size() != 4)
-      throw py::type_error("sparse A must be (indptr, indices, data, (m, n))");
-    const auto data = py::cast<py::array>(parts[2]);
-    const auto indices = py::cast<py::array>(parts[1]);
-    return with_scalar(data.dtype(), [&](auto zero) {
-      using T = decltype(zero);
-      const auto run = [&](auto integer) {
-        using I = decltype(integer);
-        auto matrix = Host<T>::csr(csr_of<T, I>(parts));
-        return f(zero, *matrix);
-      };
-      return indices.dtype().itemsize() == 8 ? run(std::int64_t{}) : run(std::int32_t{});
-    });
-  }
   const auto shape = py::cast<py::tuple>(A.attr("shape"));
   const auto m = py::cast<index>(shape[0]), n = py::cast<index>(shape[1]);
   return with_scalar(py::dtype::from_args(A.attr("dtype")), [&](auto zero) {
@@ -166,6 +170,14 @@ template <class F> auto with_matrix(const py::object &A, F &&f) {
     PythonOperator<T> matrix(A, m, n);
     return f(zero, matrix);
   });
+}
+
+/// Numbers in double as a numpy vector of R.
+template <class R> py::array_t<R> vector_of(const std::vector<double> &values) {
+  py::array_t<R> out(static_cast<index>(values.size()));
+  std::transform(values.begin(), values.end(), out.mutable_data(),
+                 [](double x) { return static_cast<R>(x); });
+  return out;
 }
 
 /// A new numpy array holding a panel (or its adjoint), columns multiplied by `factor`.
@@ -182,5 +194,6 @@ py::array_t<T> to_array(const Panel<T> &P, const std::vector<wide_t<T>> &factor,
 void register_sketch(py::module_ &m);
 void register_rsvd(py::module_ &m);
 void register_lstsq(py::module_ &m);
+void register_scores(py::module_ &m);
 
 } // namespace lowla::bindings

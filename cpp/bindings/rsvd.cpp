@@ -22,22 +22,15 @@ template <class T> std::vector<wide_t<T>> phases(const Panel<T> &U) {
   return factor;
 }
 
-template <class T> py::array_t<real_t<T>> values_array(const std::vector<double> &values) {
-  py::array_t<real_t<T>> out(static_cast<py::ssize_t>(values.size()));
-  std::transform(values.begin(), values.end(), out.mutable_data(),
-                 [](double x) { return static_cast<real_t<T>>(x); });
-  return out;
-}
-
 template <class T> py::tuple svd_tuple(const Result<T> &r) {
   const auto factor = phases<T>(r.left);
-  return py::make_tuple(to_array<T>(r.left, factor, false), values_array<T>(r.values),
+  return py::make_tuple(to_array<T>(r.left, factor, false), vector_of<real_t<T>>(r.values),
                         to_array<T>(r.right, factor, true), to_dict(r.facts));
 }
 
 template <class T> py::tuple eigh_tuple(const Result<T> &r) {
-  return py::make_tuple(values_array<T>(r.values), to_array<T>(r.right, phases<T>(r.right), false),
-                        to_dict(r.facts));
+  return py::make_tuple(vector_of<real_t<T>>(r.values),
+                        to_array<T>(r.right, phases<T>(r.right), false), to_dict(r.facts));
 }
 
 void prepare_blas(index m, index n, const LowRankRequest &request) {

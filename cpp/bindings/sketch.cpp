@@ -100,38 +100,24 @@ py::array sketch_apply(const std::string &kind, std::uint64_t key, index d, inde
     if (got != want)
       throw ValueError("A must have " + std::to_string(want) + " rows, got " + std::to_string(got));
   };
-  if (py::isinstance<py::array>(A)) {
-    const auto array = py::reinterpret_borrow<py::array>(A);
-    return with_scalar(array.dtype(), [&](auto zero) -> py::array {
-      using T = decltype(zero);
-      const auto view = view_of<T>(array);
-      need_rows(view.m);
-      py::array_t<T> out({adjoint ? n : d, view.n});
-      T *data = out.mutable_data();
-      without_gil([&] {
+  if (!py::isinstance<py::array>(A) && (adjoint || !py::isinstance<py::tuple>(A)))
+    throw py::type_error("A must be a dense array, or (indptr, indices, data, (m, n))");
+  return with_view(A, [&](auto zero, auto view) -> py::array {
+    using T = decltype(zero);
+    need_rows(view.m);
+    py::array_t<T> out({adjoint ? n : d, view.n});
+    T *data = out.mutable_data();
+    without_gil([&] {
+      if constexpr (std::is_same_v<decltype(view), MatrixView<T>>) {
         if (adjoint)
           sketch_adjoint(spec, view, data);
         else
           sketch_dense(spec, view, data);
-      });
-      return out;
+      } else {
+        sketch_csr(spec, view, data);
+      }
     });
-  }
-  const auto parts = py::cast<py::tuple>(A);
-  if (adjoint || parts.size() != 4)
-    throw py::type_error("A must be a dense array, or (indptr, indices, data, (m, n))");
-  const auto indices = py::cast<py::array>(parts[1]);
-  return with_scalar(py::cast<py::array>(parts[2]).dtype(), [&](auto zero) -> py::array {
-    using T = decltype(zero);
-    const auto run = [&](auto integer) -> py::array {
-      const auto view = csr_of<T, decltype(integer)>(parts);
-      need_rows(view.m);
-      py::array_t<T> out({d, view.n});
-      T *data = out.mutable_data();
-      without_gil([&] { sketch_csr(spec, view, data); });
-      return out;
-    };
-    return indices.dtype().itemsize() == 8 ? run(std::int64_t{}) : run(std::int32_t{});
+    return out;
   });
 }
 

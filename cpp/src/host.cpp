@@ -304,18 +304,10 @@ public:
       *norm2 = squares();
   }
   double scan(bool &finite) override {
-    double largest = 0;
+    const auto first = static_cast<index>(A_.indptr[0]);
     finite = true;
-    const R *x = reinterpret_cast<const R *>(values());
-    const index first = kPlanes<T> * static_cast<index>(A_.indptr[0]);
-    for (index i = first; i < first + kPlanes<T> * A_.nnz(); ++i) {
-      const double a = std::abs(static_cast<double>(x[i]));
-      if (!std::isfinite(a))
-        finite = false;
-      else
-        largest = std::max(largest, a);
-    }
-    return largest;
+    return largest_finite(reinterpret_cast<const R *>(values() + first), kPlanes<T> * A_.nnz(),
+                          finite);
   }
   void rescale(R factor) override {
     const index end = static_cast<index>(A_.indptr[A_.m]);
@@ -337,30 +329,8 @@ public:
 private:
   const T *values() const { return scaled_ ? scaled_->data() : A_.data; }
 
-  /// Row chunks of about equal nonzeros.
-  std::vector<index> split(index wanted) const {
-    const index nnz = A_.nnz(), start = static_cast<index>(A_.indptr[0]);
-    const double work = static_cast<double>(nnz) + static_cast<double>(A_.m);
-    wanted = std::max<index>(1, std::min(wanted, static_cast<index>(work / 2e4) + 1));
-    std::vector<index> bounds{0};
-    for (index c = 1; c < wanted; ++c) {
-      const double goal = work * static_cast<double>(c) / static_cast<double>(wanted);
-      index low = bounds.back(), high = A_.m;
-      while (low < high) {
-        const index mid = (low + high) / 2;
-        if (static_cast<double>(static_cast<index>(A_.indptr[mid]) - start + mid) < goal)
-          low = mid + 1;
-        else
-          high = mid;
-      }
-      bounds.push_back(low);
-    }
-    bounds.push_back(A_.m);
-    return bounds;
-  }
-
   void gather(const Panel &X, Panel &Y) {
-    const auto bounds = split(64);
+    const auto bounds = csr_chunks(A_, 64);
     parallel_for(static_cast<index>(bounds.size()) - 1, [&](index c) {
       simd::sparse<T, I>().multiply(A_.indptr, A_.indices, values(), bounds[c], bounds[c + 1],
                                     X.row(0), X.ld, X.width, Y.row(0), Y.ld);
@@ -378,7 +348,7 @@ private:
     const index size = A_.n * ld;
     const index budget = kPartialBytes / static_cast<index>(sizeof(R)) + (A_.m + A_.n) * ld;
     const auto bounds =
-        split(std::max<index>(2, std::min<index>(4, budget / std::max<index>(1, size))));
+        csr_chunks(A_, std::max<index>(2, std::min<index>(4, budget / std::max<index>(1, size))));
     const index count = static_cast<index>(bounds.size()) - 1;
     Buffer<R> parts(count * size);
     parallel_for(count, [&](index c) {
@@ -452,7 +422,7 @@ private:
           right.get()[(U.width + c) * width + w + j] = V.row(j)[c];
         }
       }
-    const auto bounds = split(64);
+    const auto bounds = csr_chunks(A_, 64);
     std::vector<double> sums(bounds.size(), 0.0);
     parallel_for(static_cast<index>(bounds.size()) - 1, [&](index c) {
       R *left = scratch<R>(kRows * U.ld, 1);

@@ -1,4 +1,4 @@
-// Row blocks of a dense matrix in main memory, and what loops over them share.
+// Row blocks of a matrix in main memory, and what loops over them share.
 #pragma once
 
 #include "lowla/core/panel.hpp"
@@ -116,14 +116,34 @@ Buffer<R> embedded(index rows, index cols, index width, bool conjugated, Entry &
   return out;
 }
 
+/// Largest magnitude among the finite ones of x; clears `finite` where not all are.
+template <class R> double largest_finite(const R *x, index n, bool &finite) {
+  double largest = 0;
+  for (index i = 0; i < n; ++i) {
+    const double a = std::abs(static_cast<double>(x[i]));
+    if (!std::isfinite(a))
+      finite = false;
+    else if (a > largest)
+      largest = a;
+  }
+  return largest;
+}
+
 /// The stored matrix as the kernels see it: m x (planes n) reals, rows contiguous, times `scale`.
 template <class T> class DenseRows {
 public:
+  using Scalar = T;
   using R = real_t<T>;
 
   explicit DenseRows(MatrixView<T> A, R scale = R(1)) : A_(A), scale_(scale) {}
 
+  index rows() const { return A_.m; }
+  index cols() const { return A_.n; }
   index depth() const { return kPlanes<T> * A_.n; }
+  bool conjugated() const { return A_.conjugated; }
+  const MatrixView<T> &view() const { return A_; }
+  R scale() const { return scale_; }
+  void rescale(R factor) { scale_ = factor; }
 
   bool direct() const { return (A_.cs == 1 || A_.n == 1) && scale_ == R(1); }
 
@@ -163,16 +183,12 @@ public:
     std::vector<double> largest(static_cast<std::size_t>(chunks.count), 0.0);
     std::vector<char> bad(static_cast<std::size_t>(chunks.count), 0);
     parallel_for(chunks.count, [&](index c) {
+      bool all = true;
       for_blocks(chunks.first(c), chunks.last(c), [&](index, index rows, const R *block, index rs) {
         for (index r = 0; r < rows; ++r)
-          for (index j = 0; j < depth(); ++j) {
-            const double a = std::abs(static_cast<double>(block[r * rs + j]));
-            if (!std::isfinite(a))
-              bad[c] = 1;
-            else if (a > largest[c])
-              largest[c] = a;
-          }
+          largest[c] = std::max(largest[c], largest_finite(block + r * rs, depth(), all));
       });
+      bad[c] = all ? 0 : 1;
     });
     finite = std::none_of(bad.begin(), bad.end(), [](char b) { return b != 0; });
     return *std::max_element(largest.begin(), largest.end());
@@ -199,5 +215,96 @@ private:
     }
   }
 };
+
+/// First rows of chunks of about equal numbers of stored entries, and the end; depends on A alone.
+template <class T, class I> std::vector<index> csr_chunks(const CsrView<T, I> &A, index wanted) {
+  const index nnz = A.nnz(), start = static_cast<index>(A.indptr[0]);
+  const double work = static_cast<double>(nnz) + static_cast<double>(A.m);
+  wanted = std::max<index>(1, std::min(wanted, static_cast<index>(work / 2e4) + 1));
+  std::vector<index> bounds{0};
+  for (index c = 1; c < wanted; ++c) {
+    const double goal = work * static_cast<double>(c) / static_cast<double>(wanted);
+    index low = bounds.back(), high = A.m;
+    while (low < high) {
+      const index mid = (low + high) / 2;
+      if (static_cast<double>(static_cast<index>(A.indptr[mid]) - start + mid) < goal)
+        low = mid + 1;
+      else
+        high = mid;
+    }
+    bounds.push_back(low);
+  }
+  bounds.push_back(A.m);
+  return bounds;
+}
+
+/// The rows of a CSR matrix in the form of DenseRows: blocks of them written out.
+template <class T, class I> class CsrRows {
+public:
+  using Scalar = T;
+  using R = real_t<T>;
+
+  explicit CsrRows(CsrView<T, I> A) : A_(A) {}
+
+  index rows() const { return A_.m; }
+  index cols() const { return A_.n; }
+  index depth() const { return kPlanes<T> * A_.n; }
+  bool conjugated() const { return false; }
+  /// Copies the values, not their places.
+  void rescale(R factor) {
+    scaled_.assign(A_.data, A_.data + static_cast<index>(A_.indptr[A_.m]));
+    for (T &value : scaled_)
+      value *= factor;
+  }
+  CsrView<T, I> view() const {
+    return {A_.indptr, A_.indices, scaled_.empty() ? A_.data : scaled_.data(), A_.m, A_.n};
+  }
+
+  template <class F> void for_blocks(index first, index last, F &&f) const {
+    const T *values = view().data;
+    for (index i = first; i < last; i += simd::kRowBlock) {
+      const index rows = std::min(simd::kRowBlock, last - i);
+      R *block = scratch<R>(simd::kRowBlock * depth(), 0);
+      std::fill(block, block + rows * depth(), R(0));
+      for (index r = 0; r < rows; ++r)
+        for (I k = A_.indptr[i + r]; k < A_.indptr[i + r + 1]; ++k) {
+          const R *value = reinterpret_cast<const R *>(values + k);
+          R *entry = block + r * depth() + kPlanes<T> * static_cast<index>(A_.indices[k]);
+          for (int plane = 0; plane < kPlanes<T>; ++plane)
+            entry[plane] += value[plane];
+        }
+      f(i, rows, static_cast<const R *>(block), depth());
+    }
+  }
+
+  /// Rows are written out by blocks: nothing of them can be fetched ahead.
+  simd::Ahead ahead(index, index, index) const { return {}; }
+
+  double scan(bool &finite) const {
+    const auto begin = static_cast<index>(A_.indptr[0]);
+    finite = true;
+    return largest_finite(reinterpret_cast<const R *>(view().data + begin), kPlanes<T> * A_.nnz(),
+                          finite);
+  }
+
+private:
+  CsrView<T, I> A_;
+  std::vector<T> scaled_; ///< where A was out of range
+};
+
+/// The rows of a block in double: themselves, or widened one after the other; `rs` follows.
+template <class R> const double *wide_rows(const R *A, index depth, index count, index &rs) {
+  if constexpr (std::is_same_v<R, double>) {
+    (void)depth;
+    (void)count;
+    return A;
+  } else {
+    double *out = scratch<double>(simd::kRowBlock * depth, 2);
+    for (index i = 0; i < count; ++i)
+      widen(A + i * rs, out + i * depth, depth);
+    rs = depth;
+    return out;
+  }
+}
 
 } // namespace lowla::rows

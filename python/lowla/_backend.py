@@ -240,18 +240,24 @@ def select(device: Device) -> tuple[BackendName, Backend]:
     return name, load(name)
 
 
-# Functions that so far only the numba backend has.
-NUMBA_ONLY = frozenset(
-    {"leverage_scores", "lewis_weights", "row_scores", "sample_rows", "lp_regression"}
-)
+# Functions that so far only the numba backend has, and those that only the CUDA module lacks.
+NUMBA_ONLY = frozenset({"lp_regression"})
+HOST_ONLY = frozenset({"leverage_scores", "lewis_weights", "row_scores", "sample_rows"})
 
 
 def select_for(function: str, device: Device) -> tuple[BackendName, Backend]:
     """`select`, or numba where the compiled module does not have the function yet."""
     name, backend = select(device)
-    if function not in NUMBA_ONLY or hasattr(backend, function):
-        return name, backend
-    return numba_instead_of(name, function)
+    if lacks(name, function) and not hasattr(backend, function):
+        return numba_instead_of(name, function)
+    return name, backend
+
+
+def lacks(name: BackendName, function: str) -> bool:
+    """Whether the backend may do without that function so far."""
+    return name != "numba" and (
+        function in NUMBA_ONLY or (name == "cuda" and function in HOST_ONLY)
+    )
 
 
 def numba_instead_of(name: BackendName, what: str) -> tuple[BackendName, Backend]:

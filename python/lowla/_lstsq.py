@@ -127,7 +127,8 @@ def lstsq(
     **Cost.** "direct" 2·m·n² flops, more for wide A. "precondition" 2·m·n² flops in matrix products
     and about 5 reads of A, or for sparse matrices and operators about 20 products with A and Aᴴ
     each after a sketch of 12·n rows (4·n products for an operator). "sketch" one read and 2·d·n²
-    flops for d rows. A is copied only where its dtype differs from that of the result.
+    flops for d rows. A is copied only where its dtype differs from that of the result; the values
+    of a sparse A in single precision are held in double.
 
     References
     ----------
@@ -276,7 +277,8 @@ class _LstsqCall(Call[LstsqInfo]):
     def __init__(self, M: Matrix, tol: float | None, callback: LstsqCallback | None) -> None:
         super().__init__("lstsq", M, callback)
         self._tol = tol
-        tall = M.kind == "dense" and M.shape[0] >= M.shape[1]
+        kinds = ("dense", "csr") if self.name == "native" else ("dense",)
+        tall = M.kind in kinds and M.shape[0] >= M.shape[1]
         if self.name != "numba" and not tall:
             what = "lstsq of a wide or sparse matrix or an operator"
             self.name, self.backend = _backend.numba_instead_of(self.name, what)

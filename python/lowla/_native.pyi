@@ -69,8 +69,8 @@ def reigh(
     monitor: Monitor | None,
 ) -> tuple[Array, Array, Facts]: ...
 def lstsq(
-    A: Array,
-    b: Array,
+    A: Payload,
+    b: Dense,
     rcond: float,
     method: str,
     sketch: str,
@@ -82,6 +82,12 @@ def lstsq(
     check_finite: bool,
     monitor: Monitor | None,
 ) -> tuple[Array, Array, int, Array, Facts]: ...
+def leverage_scores(A: Payload, method: str, key: int, check_finite: bool) -> Array: ...
+def lewis_weights(A: Payload, p: float, tol: float, max_iter: int) -> tuple[Array, Facts]: ...
+def row_scores(A: Payload, p: float, method: str, key: int, check_finite: bool) -> Array: ...
+def sample_rows(
+    scores: Array, n_samples: int, p: float, key: int
+) -> tuple[npt.NDArray[np.int64], Array]: ...
 def stream_pass(A: Payload, X: Array) -> tuple[Array, Array, float]: ...
 def stream_finish(
     Y: Array, Z: Array, norm2: float, k: int

@@ -8,6 +8,10 @@
 //   forward and the second the backward error (Epperly, Meier, Nakatsukasa, "Fast randomized
 //   least-squares solvers can be just as accurate and stable as classical direct solvers", 2024).
 //   Cost: 2 m n^2 flops in two triangular products, about five reads, 8 n^2 + O(n r) memory.
+//   Sparse A: S A of 12 n rows, in double, and x += P z with (P^H A^H A P) z = P^H A^H (b - A x) by
+//   conjugate gradients, restarted from the true residual (SPIR of the same authors), as A P would
+//   be dense. Where the sketch is not of full rank P comes from its truncated SVD. About 20
+//   products with A and A^H a restart; 24 n^3 flops for the sketch.
 // direct. TSQR of [A b] by row blocks, then the SVD of the triangle: minimum norm, any rank.
 //   2 m n^2 flops at LAPACK's speed, one read, no copy of A.
 // sketch. The same on [S A, S b].
@@ -21,9 +25,11 @@
 
 #include "lowla/core/blas.hpp"
 #include "lowla/core/error.hpp"
+#include "lowla/core/range.hpp"
 #include "lowla/core/threads.hpp"
 #include "lowla/core/view.hpp"
 #include "lowla/sketch.hpp"
+#include "lowla/tsqr.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -64,6 +70,14 @@ template <class W> struct LstsqResult {
   LstsqFacts facts;
 };
 
+/// A with cheap products.
+template <class Wide> class NormalProduct {
+public:
+  virtual ~NormalProduct() = default;
+  /// Z = A^H A X
+  virtual void normal(const Small<Wide> &X, Small<Wide> &Z) = 0;
+};
+
 /// What the solver asks of A (m x n, m >= n) and of the right-hand sides b (m x r) beside it.
 template <class T> class TallMatrix {
 public:
@@ -89,30 +103,13 @@ public:
   virtual void rescale_b(real_t<T> factor) = 0;
   /// Squared norms of the columns of b.
   virtual std::vector<double> norms2_b() = 0;
+  /// Where A is sparse; its sketches are then in double precision.
+  virtual NormalProduct<Wide> *sparse() { return nullptr; }
 };
 
 /// A and b in main memory.
-template <class T> std::unique_ptr<TallMatrix<T>> tall_dense(MatrixView<T> A, MatrixView<T> b);
-
-/// The triangular factor of [M; damp I 0], M m x columns, I of order n, by row blocks of M:
-/// load(first, rows, out, below) writes the rows first .. of M to `out` from row `below` on.
-template <class S, class Load>
-Small<S> triangle_by_blocks(index m, index columns, index n, double damp, Load &&load) {
-  Small<S> R(damp > 0 ? n : 0, columns);
-  for (index j = 0; j < R.rows; ++j)
-    R(j, j) = damp;
-  const index block = std::max<index>(2 * columns, 256);
-  for (index first = 0; first < m; first += block) {
-    const index rows = std::min(block, m - first);
-    Small<S> stacked(R.rows + rows, columns);
-    for (index j = 0; j < columns; ++j)
-      std::copy(R.col(j), R.col(j) + R.rows, stacked.col(j));
-    load(first, rows, stacked, R.rows);
-    R = std::move(stacked);
-    blas::triangle(R);
-  }
-  return R;
-}
+template <class T> std::unique_ptr<TallMatrix<T>> tall(MatrixView<T> A, MatrixView<T> b);
+template <class T, class I> std::unique_ptr<TallMatrix<T>> tall(CsrView<T, I> A, MatrixView<T> b);
 
 template <class T> class LeastSquares {
 public:
@@ -136,8 +133,8 @@ public:
       const double largest = A_.scan(finite);
       if (!finite)
         return not_finite("A");
-      a_exponent = exponent(largest);
-      A_.rescale(power(-a_exponent));
+      a_exponent = Range::exponent(largest);
+      A_.rescale(Range::power(-a_exponent));
       damp_ = std::ldexp(damp_, -a_exponent);
       rescaled_ = true;
       result = run();
@@ -148,10 +145,9 @@ public:
   }
 
 private:
+  using Range = SafeRange<T>;
   static constexpr bool kSingle = std::is_same_v<real_t<T>, float>;
   static constexpr double kUnit = unit_roundoff<T>();
-  /// Entries within 2^+-kSafe leave room for squares.
-  static constexpr int kSafe = kSingle ? 30 : 250;
   /// Singular values this close to the rank decision leave it to `direct`; those of R are that
   /// accurate as long as the columns of A are better conditioned than kResolved.
   static constexpr double kMargin = 2.0;
@@ -164,6 +160,12 @@ private:
   /// Relative singular values above which R^-1 serves as well as the SVD of R.
   static constexpr double kPlain = 1e-9;
   static constexpr index kRefinements = 8;
+  /// Sparse A: rows a column of the sketch; steps of conjugate gradients, and restarts of them.
+  static constexpr index kSparseRows = 12, kSteps = 200, kRestarts = 6;
+  /// Reduction of the preconditioned gradient between two restarts.
+  static constexpr double kReduction = 1e-10;
+  /// Entries of a sparse A below which "auto" does not sketch.
+  static constexpr index kSmall = index(1) << 18;
   /// Columns from which "auto" preconditions, given rows for two sketches. The cost of the sketch
   /// grows with m n, what is gained on LAPACK's QR with m n^2: whatever m, the two are even at 16
   /// to 20 columns (measured on one core, all four types, r = 1).
@@ -176,23 +178,13 @@ private:
 
   // --- range ---
 
-  static bool safe(double largest) {
-    return largest == 0 || std::abs(std::ilogb(largest)) <= kSafe;
-  }
-
-  /// That of a number to be brought near 1; float: the factor itself must be a normal number.
-  static int exponent(double largest) {
-    return largest > 0 ? std::clamp(std::ilogb(largest), -4 * kSafe, 4 * kSafe) : 0;
-  }
-  static real_t<T> power(int e) { return static_cast<real_t<T>>(std::ldexp(1.0, e)); }
-
   /// Brings b into the safe range if it is not there: b 2^-e.
   int scale_b(bool &finite) {
     const double largest = A_.scan_b(finite);
-    if (!finite || safe(largest))
+    if (!finite || Range::holds(largest))
       return 0;
-    const int e = exponent(largest);
-    A_.rescale_b(power(-e));
+    const int e = Range::exponent(largest);
+    A_.rescale_b(Range::power(-e));
     return e;
   }
 
@@ -221,7 +213,7 @@ private:
         throw OutOfRange{};
       largest = std::max(largest, size);
     }
-    if (!rescaled_ && !safe(largest))
+    if (!rescaled_ && !Range::holds(largest))
       throw OutOfRange{};
   }
 
@@ -245,18 +237,26 @@ private:
   // --- the choice ---
 
   Result run() {
-    const index m = A_.m, n = A_.n;
-    index d = request_.rows > 0 ? request_.rows : 2 * n + 32;
+    const index m = A_.m, n = A_.n, least = 2 * n + 32;
+    NormalProduct<Wide> *const sparse = A_.sparse();
+    index d = request_.rows;
+    if (d == 0)
+      d = sparse != nullptr ? std::max(least, std::min(kSparseRows * n, m / 2)) : least;
     LstsqMethod method = request_.method;
-    if (method == LstsqMethod::kAuto)
-      method = n < kWideEnough || m < 2 * d ? LstsqMethod::kDirect : LstsqMethod::kPrecondition;
+    if (method == LstsqMethod::kAuto) {
+      const bool small = sparse != nullptr ? m * n <= kSmall : n < kWideEnough || m < 2 * d;
+      method = small ? LstsqMethod::kDirect : LstsqMethod::kPrecondition;
+    }
     if (method != LstsqMethod::kDirect && d < m) {
       // A preconditioner needs less of its sketch than a solution: with half the nonzeros the bound
       // on cond(A P) goes from 6 to 7.
-      const SketchSpec spec = embedding(d, method == LstsqMethod::kSketch ? 8 : 4);
+      const bool half = method == LstsqMethod::kPrecondition && sparse == nullptr;
+      const SketchSpec spec = embedding(d, half ? 4 : 8);
       const blas::OneThread quiet(n <= kQuietOrder);
       if (method == LstsqMethod::kSketch)
         return by_triangle(A_.sketched_triangle(spec, damp_), "sketch", d, sketch_cutoff(d));
+      if (sparse != nullptr)
+        return iterate(*sparse, spec);
       if (std::optional<Result> result = precondition(spec))
         return std::move(*result);
     }
@@ -264,9 +264,9 @@ private:
   }
 
   /// S A is formed in T: smaller singular values of float data are its rounding.
-  double sketch_cutoff(index d) const {
+  double sketch_cutoff(index d) {
     const double rounding = 2.0 * kUnit * static_cast<double>(std::max(d, A_.n));
-    return kSingle ? std::max(request_.rcond, rounding) : request_.rcond;
+    return kSingle && A_.sparse() == nullptr ? std::max(request_.rcond, rounding) : request_.rcond;
   }
 
   SketchSpec embedding(index d, index nnz) const {
@@ -327,15 +327,7 @@ private:
         result.x.data[i] += dx.data[i];
     }
     result.facts.backward_error = backward_error(result.x, norms2, s, [&](index j, double mu) {
-      if (plain)
-        return quadratic(R1, B, g, w, j, mu);
-      double sum = 0;
-      for (index i = 0; i < result.rank; ++i) {
-        const double s2 = s[i] * s[i];
-        if (s2 + mu > 0)
-          sum += abs2(w(i, j)) * (s2 / (s2 + mu));
-      }
-      return sum;
+      return plain ? quadratic(R1, B, g, w, j, mu) : truncated_quadratic(s, w, j, mu);
     });
     finish(result, norms2);
     return result;
@@ -343,21 +335,25 @@ private:
 
   // --- precondition ---
 
-  /// The sketched preconditioner, powers of two D in front: P = D R0^-1 and R0 D^-1; false where
-  /// the rank of A is in doubt.
-  bool sketched_factor(const SketchSpec &spec, Small<Wide> &P, Small<Wide> &R0,
-                       std::vector<double> &D) {
+  /// [S A; damp I].
+  Small<Wide> sketched(const SketchSpec &spec) {
     const index n = A_.n, d = spec.d;
     Small<Wide> SA = A_.sketch(spec);
     check(SA);
-    if (damp_ > 0) {
-      Small<Wide> taller(d + n, n);
-      for (index j = 0; j < n; ++j) {
-        std::copy(SA.col(j), SA.col(j) + d, taller.col(j));
-        taller(d + j, j) = damp_;
-      }
-      SA = std::move(taller);
+    if (damp_ == 0)
+      return SA;
+    Small<Wide> taller(d + n, n);
+    for (index j = 0; j < n; ++j) {
+      std::copy(SA.col(j), SA.col(j) + d, taller.col(j));
+      taller(d + j, j) = damp_;
     }
+    return taller;
+  }
+
+  /// The preconditioner from SA (or its triangle), powers of two D in front: P = D R0^-1 and R0
+  /// D^-1; false where the rank of A is in doubt.
+  bool sketched_factor(Small<Wide> SA, Small<Wide> &P, Small<Wide> &R0, std::vector<double> &D) {
+    const index n = A_.n;
     D.resize(static_cast<std::size_t>(n));
     for (index j = 0; j < n; ++j) {
       double largest = 0;
@@ -374,7 +370,8 @@ private:
     if (!blas::invert_upper(P))
       return false;
     R0 = std::move(SA);
-    if (kSingle) { // P as `gram` takes it: else its rounding, no noise, stays in A N
+    // P as `gram` takes it: else its rounding, no noise, stays in A N
+    if (kSingle && A_.sparse() == nullptr) {
       for (Wide &x : P.data)
         x = Wide(static_cast<T>(x));
       R0 = P;
@@ -418,7 +415,7 @@ private:
     {
       Small<Wide> P, R0, G, H;
       std::vector<double> D;
-      if (!sketched_factor(spec, P, R0, D))
+      if (!sketched_factor(sketched(spec), P, R0, D))
         return std::nullopt;
       A_.gram(P, G, H);
       if (damp_ > 0) {
@@ -451,46 +448,166 @@ private:
     if (s[n - 1] < kMargin * request_.rcond * s[0])
       return std::nullopt;
     result.rank = n;
-    refine(result, N, R, blas::product('N', N, 'N', c));
+    const index steps = request_.max_iter > 0 ? request_.max_iter : kRefinements;
+    refine(
+        result, N, blas::product('N', N, 'N', c), steps,
+        [](const Small<Wide> &w, index &left) {
+          --left;
+          return w;
+        },
+        [&](const Small<Wide> &g, const Small<Wide> &w, index j, double mu) {
+          return quadratic(R, N, g, w, j, mu);
+        });
     result.facts.method = "precondition";
     result.facts.rows = spec.d;
     return result;
   }
 
-  void refine(Result &result, const Small<Wide> &N, const Small<Wide> &R, Small<Wide> x) {
-    const index steps = request_.max_iter > 0 ? request_.max_iter : kRefinements;
+  // --- precondition, sparse ---
+
+  Result iterate(NormalProduct<Wide> &A, const SketchSpec &spec) {
+    const index n = A_.n;
+    Result result;
+    Small<Wide> N, R;
+    {
+      Small<Wide> triangle = sketched(spec);
+      blas::triangle(triangle);
+      std::vector<double> D;
+      bool certain = sketched_factor(triangle, N, R, D);
+      if (certain) {
+        result.s = blas::singular_values(R);
+        certain = !(result.s[n - 1] < kMargin * request_.rcond * result.s[0]);
+        result.rank = n;
+      }
+      if (!certain) {
+        truncated_factor(std::move(triangle), result, N);
+        R = Small<Wide>();
+      }
+    }
+    const std::vector<double> &s = result.s;
+    refine(
+        result, N, Small<Wide>(n, A_.r), request_.max_iter > 0 ? request_.max_iter : kSteps,
+        [&](const Small<Wide> &w, index &left) { return conjugate_gradients(A, N, w, left); },
+        [&](const Small<Wide> &g, const Small<Wide> &w, index j, double mu) {
+          return R.cols > 0 ? quadratic(R, N, g, w, j, mu) : truncated_quadratic(s, w, j, mu);
+        });
+    result.facts.method = "precondition";
+    result.facts.rows = spec.d;
+    result.facts.s_exact = false;
+    return result;
+  }
+
+  /// Singular values of R, the rank, and N = V diag(1 / s) of those that count.
+  void truncated_factor(Small<Wide> R, Result &result, Small<Wide> &N) const {
+    const index n = A_.n;
+    Small<Wide> V;
+    blas::gesdd(n, n, R, result.s, V);
+    const std::vector<double> &s = result.s;
+    result.rank = 0;
+    while (result.rank < n && s[result.rank] > request_.rcond * s[0])
+      ++result.rank;
+    N = V.columns(0, result.rank);
+    for (index j = 0; j < result.rank; ++j)
+      for (index i = 0; i < n; ++i)
+        N(i, j) /= s[j];
+  }
+
+  static std::vector<double> column_norms2(const Small<Wide> &M) {
+    std::vector<double> out;
+    for (index j = 0; j < M.cols; ++j)
+      out.push_back(norm2(M, j));
+    return out;
+  }
+
+  /// z with N^H (A^H A + damp^2) N z = c, column by column: to the reduction of the residual, for
+  /// `left` steps in all, or until four steps do not halve it.
+  Small<Wide> conjugate_gradients(NormalProduct<Wide> &A, const Small<Wide> &N,
+                                  const Small<Wide> &c, index &left) {
+    const double reduction = std::max(kReduction, 8.0 * kUnit);
+    Small<Wide> z(c.rows, c.cols), residual = c, direction = c, image;
+    std::vector<double> size2 = column_norms2(c);
+    const std::vector<double> start2 = size2;
+    std::vector<double> worst{*std::max_element(size2.begin(), size2.end())};
+    const auto done = [&] {
+      for (index j = 0; j < c.cols; ++j)
+        if (size2[j] > reduction * reduction * start2[j])
+          return false;
+      return true;
+    };
+    for (; left > 0 && !done(); --left) {
+      const Small<Wide> step = blas::product('N', N, 'N', direction);
+      A.normal(step, image);
+      for (std::size_t i = 0; damp_ > 0 && i < image.data.size(); ++i)
+        image.data[i] += damp_ * damp_ * step.data[i];
+      const Small<Wide> curved = blas::product('C', N, 'N', image);
+      for (index j = 0; j < c.cols; ++j) {
+        double curvature = 0;
+        for (index i = 0; i < c.rows; ++i)
+          curvature += real_of(conj_of(direction(i, j)) * curved(i, j));
+        const double alpha = curvature > 0 ? size2[j] / curvature : 0;
+        for (index i = 0; i < c.rows; ++i) {
+          z(i, j) += alpha * direction(i, j);
+          residual(i, j) -= alpha * curved(i, j);
+        }
+        const double next2 = norm2(residual, j), beta = size2[j] > 0 ? next2 / size2[j] : 0;
+        for (index i = 0; i < c.rows; ++i)
+          direction(i, j) = residual(i, j) + beta * direction(i, j);
+        size2[j] = next2;
+      }
+      worst.push_back(*std::max_element(size2.begin(), size2.end()));
+      const std::size_t last = worst.size() - 1;
+      if (last > 4 && worst[last] > 0.25 * worst[last - 4]) {
+        --left;
+        break;
+      }
+    }
+    return z;
+  }
+
+  // --- refinement ---
+
+  /// x += N z with z = solve(N^H g, left), until the backward error of x is small; `left` counts
+  /// down from `steps`.
+  template <class Solve, class Quadratic>
+  void refine(Result &result, const Small<Wide> &N, Small<Wide> x, index steps, Solve &&solve,
+              Quadratic &&quadratic) {
     constexpr double kEps = 2.0 * kUnit;
     const double target = request_.tol > 0 ? request_.tol : 0.5 * kEps;
     const double accepted = request_.tol > 0 ? request_.tol : 50.0 * kEps;
     const index least = request_.tol > 0 ? 0 : 2;
+    const index rounds = A_.sparse() != nullptr ? kRestarts : steps;
     const std::vector<double> &s = result.s;
     double last = std::numeric_limits<double>::infinity();
+    index left = steps;
     for (index step = 0;; ++step) {
       std::vector<double> norms2;
       Small<Wide> g;
-      if (step >= std::min(least, steps))
+      if (step >= std::min(least, rounds) || left == 0)
         round(x);
       measure(x, norms2, g);
       const Small<Wide> w = blas::product('C', N, 'N', g);
       const double size = frobenius(w);
       double error = backward_error(
           x, norms2, s, [&](index j, double mu) { return upper_quadratic(g, w, j, mu); });
-      const bool out_of_steps = step == steps;
+      const bool out_of_steps = left == 0 || step == rounds;
       const bool stagnant = step > least && size > 0.5 * last;
       const bool last_step = out_of_steps || stagnant || step >= least;
       if (last_step && error > target)
         error = backward_error(x, norms2, s,
-                               [&](index j, double mu) { return quadratic(R, N, g, w, j, mu); });
-      const bool stopped = request_.monitor && step > 0 && request_.monitor(step, error);
+                               [&](index j, double mu) { return quadratic(g, w, j, mu); });
+      const bool stopped = request_.monitor && step > 0 && request_.monitor(steps - left, error);
       if (out_of_steps || stagnant || stopped || (step >= least && error <= target)) {
+        if (request_.tol > 0) // what is reported is the estimate, not its bound
+          error = backward_error(x, norms2, s,
+                                 [&](index j, double mu) { return quadratic(g, w, j, mu); });
         result.x = std::move(x);
         result.facts.backward_error = error;
-        result.facts.iterations = step;
+        result.facts.iterations = steps - left;
         result.facts.converged = error <= accepted;
         finish(result, norms2);
         return;
       }
-      const Small<Wide> dx = blas::product('N', N, 'N', w);
+      const Small<Wide> dx = blas::product('N', N, 'N', solve(w, left));
       for (std::size_t i = 0; i < x.data.size(); ++i)
         x.data[i] += dx.data[i];
       last = size;
@@ -552,6 +669,18 @@ private:
   static double upper_quadratic(const Small<Wide> &g, const Small<Wide> &w, index j, double mu) {
     const double bound = norm2(w, j);
     return mu > 0 ? std::min(bound, norm2(g, j) / mu) : bound;
+  }
+
+  /// For w = diag(1 / s) V^H g.
+  static double truncated_quadratic(const std::vector<double> &s, const Small<Wide> &w, index j,
+                                    double mu) {
+    double sum = 0;
+    for (index i = 0; i < w.rows; ++i) {
+      const double s2 = s[i] * s[i];
+      if (s2 + mu > 0)
+        sum += abs2(w(i, j)) * (s2 / (s2 + mu));
+    }
+    return sum;
   }
 
   /// By the Cholesky factor of R^H R + mu, or where that has lost the small singular values, of

@@ -95,6 +95,11 @@ def _sketched_leverage(A: Any, key: int) -> Array:
     if d >= m:
         return _exact_leverage(A)
     SA = embed("sjlt", key, d, m, A)
+    if real_dtype(SA.dtype) == np.float32:
+        # Sums of 8 m / d terms: singular values near u sqrt(m / 4) times the largest are rounding.
+        s = scipy.linalg.svdvals(SA.astype(np.result_type(SA, np.float64)), check_finite=False)
+        if not s[-1] > 2.5 * np.finfo(np.float32).eps * np.sqrt(m) * s[0]:
+            return _exact_leverage(A)
     return np.minimum(row_norms2(A, weighted_factor(SA)), 1.0)
 
 

@@ -25,6 +25,7 @@ enum Stream : std::uint32_t {
   kStreamUniform = 6,
   kStreamDiagonal = 7,
   kStreamPermutation = 8,
+  kStreamRows = 16,
 };
 
 struct Words {
@@ -170,6 +171,13 @@ LOWLA_HD inline index uniform_column(std::uint64_t key, index i, index n) {
   const Words b = block(key, kStreamUniform, static_cast<std::uint64_t>(i) >> 1, 0);
   return static_cast<index>(
       multiply_high(half(b, static_cast<int>(i & 1)), static_cast<std::uint64_t>(n)));
+}
+
+/// Uniform j in [0, 1) of the draws of rows: 53 bits.
+LOWLA_HD inline double row_uniform(std::uint64_t key, index j) {
+  const Words b = block(key, kStreamRows, 0, static_cast<std::uint64_t>(j));
+  const std::uint64_t bits = (static_cast<std::uint64_t>(b.w[0]) << 21) | (b.w[1] >> 11);
+  return static_cast<double>(bits) * 0x1p-53;
 }
 
 /// A keyed bijection of the numbers below 2^bits, bits <= 48: an alternating Feistel network (Luby,

@@ -1,0 +1,136 @@
+// What the passes of least squares over A in main memory share, dense or sparse (see lstsq.hpp).
+#pragma once
+
+#include "lowla/lstsq.hpp"
+
+#include "panel_products.hpp"
+
+namespace lowla::rows {
+
+/// sum += x with the rounding error kept in `lost` (Knuth's two-sum).
+void add_compensated(const double *x, double *sum, double *lost, index n);
+
+/// Rows first.. of b as a planar panel with `width` columns a plane.
+template <class Out, class T>
+void load_rows(MatrixView<T> b, index first, index count, index width, Out *out) {
+  const index ld = kPlanes<T> * width;
+  std::fill(out, out + count * ld, Out(0));
+  for (index i = 0; i < count; ++i)
+    for (index j = 0; j < b.n; ++j) {
+      const T value = *b.at(first + i, j);
+      out[i * ld + j] = static_cast<Out>(std::real(value));
+      if constexpr (is_complex_v<T>)
+        out[i * ld + width + j] = static_cast<Out>(b.conjugated ? -value.imag() : value.imag());
+    }
+}
+
+/// The triangular factor of [A b; damp I 0].
+template <class Rows, class T>
+Small<wide_t<T>> triangle_of(const Rows &A, MatrixView<T> b, double damp) {
+  using Wide = wide_t<T>;
+  const index n = A.cols();
+  return triangle_by_blocks<Wide>(
+      A.rows(), n + b.n, n, damp, [&](index first, index rows, Small<Wide> &out, index below) {
+        for_entries(A, first, first + rows,
+                    [&](index i, index j, Wide a) { out(below + i - first, j) = a; });
+        for (index j = 0; j < b.n; ++j)
+          for (index i = 0; i < rows; ++i) {
+            const Wide value(*b.at(first + i, j));
+            out(below + i, n + j) = b.conjugated ? conj_of(value) : value;
+          }
+      });
+}
+
+/// A by its rows, DenseRows or CsrRows of T or of wider numbers, and b.
+template <class T, class Rows> class HostTall : public TallMatrix<T> {
+public:
+  using Stored = typename Rows::Scalar;
+  using Wide = wide_t<T>;
+
+  HostTall(Rows A, MatrixView<T> b) : A_(std::move(A)), b_(b) {
+    this->m = A_.rows();
+    this->n = A_.cols();
+    this->r = b.n;
+  }
+
+  Small<Wide> sketch(const SketchSpec &spec) override {
+    ++this->reads;
+    const Buffer<Stored> SA = sketch_of(A_, spec);
+    Small<Wide> S(spec.d, this->n);
+    for (index j = 0; j < S.cols; ++j)
+      for (index i = 0; i < S.rows; ++i)
+        S(i, j) = Wide(SA.get()[i * S.cols + j]);
+    return S;
+  }
+
+  void gram(const Small<Wide> &P, Small<Wide> &G, Small<Wide> &H) override {
+    using R = real_t<Stored>;
+    ++this->reads;
+    const index width = round_up(b_.n, simd::panel_unit<R>);
+    gram_by_blocks<Stored, R>(
+        A_, P, b_.n,
+        [&](index first, index count, R *, R *B) { load_rows(b_, first, count, width, B); }, G, H);
+  }
+
+  Small<Wide> triangle(double damp) override {
+    ++this->reads;
+    return triangle_of(A_, b_, damp);
+  }
+
+  Small<Wide> sketched_triangle(const SketchSpec &spec, double damp) override {
+    ++this->reads;
+    const Buffer<Stored> SA = sketch_of(A_, spec);
+    Buffer<T> Sb(spec.d * b_.n);
+    sketch_dense(spec, b_, Sb.get());
+    const DenseRows<Stored> rows({SA.get(), spec.d, this->n, this->n, 1, false});
+    return triangle_of(rows, MatrixView<T>{Sb.get(), spec.d, b_.n, b_.n, 1, false}, damp);
+  }
+
+  double scan(bool &finite) override {
+    ++this->reads;
+    return A_.scan(finite);
+  }
+
+  void rescale(real_t<T> factor) override { A_.rescale(factor); }
+
+  double scan_b(bool &finite) override {
+    double largest = 0;
+    for (index i = 0; i < b_.m; ++i)
+      for (index j = 0; j < b_.n; ++j) {
+        const double size = std::max(std::abs(static_cast<double>(std::real(*b_.at(i, j)))),
+                                     std::abs(static_cast<double>(std::imag(*b_.at(i, j)))));
+        if (!std::isfinite(size))
+          finite = false;
+        largest = std::max(largest, size);
+      }
+    return largest;
+  }
+
+  void rescale_b(real_t<T> factor) override {
+    scaled_b_.reserve(static_cast<std::size_t>(b_.m * b_.n));
+    for (index i = 0; i < b_.m; ++i)
+      for (index j = 0; j < b_.n; ++j)
+        scaled_b_.push_back(*b_.at(i, j) * factor);
+    b_ = {scaled_b_.data(), b_.m, b_.n, b_.n, 1, b_.conjugated};
+  }
+
+  std::vector<double> norms2_b() override {
+    std::vector<double> norms2;
+    for (index j = 0; j < b_.n; ++j) {
+      double sum = 0;
+      for (index i = 0; i < b_.m; ++i)
+        sum += abs2(Wide(*b_.at(i, j)));
+      norms2.push_back(sum);
+    }
+    return norms2;
+  }
+
+protected:
+  Rows A_;
+  MatrixView<T> b_;
+
+private:
+  std::vector<T> scaled_b_; ///< where b was out of range
+};
+
+} // namespace lowla::rows
