@@ -214,12 +214,11 @@ private:
     const index size = depth() * ldy;
     const double flops = flops_per * static_cast<double>(A_.m) * static_cast<double>(size);
     const index budget = kPartialBytes / static_cast<index>(sizeof(R)) + (A_.m + A_.n) * ldy;
-    // A chunk of fewer rows than this would cost more in clearing and adding its part than it
-    // saves.
-    constexpr index kRowsPerPart = 256;
-    const index wanted =
-        std::min(std::max<index>(2, std::min<index>(16, budget / std::max<index>(1, size))),
-                 A_.m / kRowsPerPart);
+    // A part costs its addition to the others: no parts of few rows, and few parts of a short A.
+    constexpr index kFewestRows = 256, kRowsPerPart = 448;
+    const index shares = A_.m < 2 * kFewestRows ? 1 : std::max<index>(2, A_.m / kRowsPerPart);
+    const index wanted = std::min(
+        shares, std::max<index>(2, std::min<index>(16, budget / std::max<index>(1, size))));
     const RowChunks chunks(A_.m, chunks_for(flops, wanted), simd::kRowBlock);
     std::vector<double> sums(static_cast<std::size_t>(chunks.count));
     // For real A the first part is Z itself.

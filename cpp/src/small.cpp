@@ -442,6 +442,8 @@ bool tridiagonal_vectors(const std::vector<double> &d, const std::vector<double>
   double norm = 0;
   for (index i = 0; i < n; ++i)
     norm = std::max(norm, std::abs(d[i]) + 2.0 * std::abs(e[i]));
+  // A vector that loses so little to the others is orthogonal to rounding after one round.
+  constexpr double kHardlyChanged = 0.99;
   const double residual_allowed = 8.0 * kEps * std::sqrt(static_cast<double>(n)) * norm;
   std::vector<double> z(static_cast<std::size_t>(n * kLanes)), work(2 * z.size()), r(z.size());
   Z = Small<double>(n, count);
@@ -467,6 +469,8 @@ bool tridiagonal_vectors(const std::vector<double> &d, const std::vector<double>
           return false;
         for (index i = 0; i < n; ++i)
           v[i] /= left;
+        if (left > kHardlyChanged)
+          break;
       }
       for (index i = 0; i < n; ++i)
         r[i] = (d[i] - w[c]) * v[i] + (i > 0 ? e[i - 1] * v[i - 1] : 0.0) +
