@@ -22,6 +22,10 @@ def _with(value, A=A):
 
 
 B = A[:, 0] + 1.0
+T = np.ones((2, 3))
+P = np.array([[2.0, 1.0], [1.0, 2.0]])
+N = np.array([[3.0, 1.0], [0.0, 2.0]])
+Q = np.ones((2, 3, 4))
 
 
 def _stream(*blocks, k=3, n=40, rng=0):
@@ -251,6 +255,193 @@ VALUE = [
         "A must have a row that is not zero, got shape (60, 40)",
     ),
     (lambda: lowla.sensitivity_sample(_with(np.nan), 3), "A contains NaN or Inf"),
+    # kron_matmul, Kronecker, kron_solve, nearest_kron
+    (
+        lambda: lowla.kron_matmul([], np.ones(1)),
+        "factors must hold at least one matrix, got none",
+    ),
+    (lowla.Kronecker, "factors must hold at least one matrix, got none"),
+    (lambda: lowla.kron_solve([], np.ones(1)), "factors must hold at least one matrix, got none"),
+    (
+        lambda: lowla.kron_matmul([T, T[0]], np.ones(6)),
+        "factors[1] must have 2 dimensions, got shape (3,)",
+    ),
+    (
+        lambda: lowla.kron_matmul(T, np.ones(3)),
+        "factors[0] must have 2 dimensions, got shape (3,)",
+    ),
+    (
+        lambda: lowla.kron_matmul([T, T], np.ones(8)),
+        "X must have prod(n_i) = 9 rows, got shape (8,)",
+    ),
+    (
+        lambda: lowla.kron_matmul([T, T], np.ones((2, 9))),
+        "X must have prod(n_i) = 9 rows, got shape (2, 9)",
+    ),
+    (
+        lambda: lowla.kron_matmul([T], np.ones((3, 2, 2))),
+        "X must have 1 or 2 dimensions, got shape (3, 2, 2)",
+    ),
+    (
+        lambda: lowla.Kronecker(T, T) @ np.ones(4),
+        "the right factor must have 9 rows, got shape (4, 1)",
+    ),
+    (
+        lambda: lowla.Kronecker(T, T).T @ np.ones((9, 2)),
+        "the right factor must have 4 rows, got shape (9, 2)",
+    ),
+    (
+        lambda: lowla.Kronecker(P, T).solve(np.ones(4)),
+        "solve needs square factors, factors[1] has shape (2, 3)",
+    ),
+    (
+        lambda: lowla.Kronecker(T, T.T).solve(np.ones(6)),
+        "solve needs square factors, factors[0] has shape (2, 3)",
+    ),
+    (
+        lambda: lowla.Kronecker(T, T).inv(),
+        "inv needs square factors, factors[0] has shape (2, 3)",
+    ),
+    (
+        lambda: lowla.Kronecker(T, T).eigh(),
+        "eigh needs square factors, factors[0] has shape (2, 3)",
+    ),
+    (
+        lambda: lowla.kron_solve([P, T], np.ones(4)),
+        "kron_solve needs square factors, factors[1] has shape (2, 3)",
+    ),
+    (
+        lambda: lowla.Kronecker(T, T).logdet(),
+        "logdet needs a square operator, got shape (4, 9)",
+    ),
+    (
+        lambda: lowla.kron_solve([P, N], np.ones(4)),
+        "factors[1] must be Hermitian, but |factors[1] - factors[1]^H| reaches 1.0e+00 "
+        "(largest entry 3.0e+00)",
+    ),
+    (
+        lambda: lowla.Kronecker(P, N).solve(np.ones(4), shift=1.0),
+        "factors[1] must be Hermitian, but |factors[1] - factors[1]^H| reaches 1.0e+00 "
+        "(largest entry 3.0e+00)",
+    ),
+    (
+        lambda: lowla.Kronecker(1j * P).eigh(),
+        "factors[0] must be Hermitian, but |factors[0] - factors[0]^H| reaches 4.0e+00 "
+        "(largest entry 2.0e+00)",
+    ),
+    (
+        lambda: lowla.Kronecker(T, T).solve(np.ones(4), shift=1.0),
+        "solve with a shift needs square factors, factors[0] has shape (2, 3)",
+    ),
+    (lambda: lowla.kron_solve([P, P], np.ones(5)), "b must have 4 rows, got shape (5,)"),
+    (
+        lambda: lowla.Kronecker(P, P).solve(np.ones((4, 1, 1))),
+        "b must have 1 or 2 dimensions, got shape (4, 1, 1)",
+    ),
+    (
+        lambda: lowla.kron_solve([P, P], np.ones(4), np.nan),
+        "shift must be a finite number, got nan",
+    ),
+    (
+        lambda: lowla.Kronecker(P, P).solve(np.ones(4), shift=np.inf),
+        "shift must be a finite number, got inf",
+    ),
+    (
+        lambda: lowla.kron_solve([P, P * np.nan], np.ones(4)),
+        "factors[1] contains NaN or Inf",
+    ),
+    (
+        lambda: lowla.Kronecker(P * np.inf, P).solve(np.ones(4)),
+        "factors[0] contains NaN or Inf",
+    ),
+    (lambda: lowla.Kronecker(P * np.inf, P).eigh(), "factors[0] contains NaN or Inf"),
+    (lambda: lowla.kron_solve([P, P], np.full(4, np.nan)), "b contains NaN or Inf"),
+    (lambda: lowla.Kronecker(P, P).solve(np.full(4, np.inf)), "b contains NaN or Inf"),
+    (
+        lambda: lowla.nearest_kron(A, (6, 5), (10, 7)),
+        "A must have shape1 * shape2 = (60, 35), got shape (60, 40)",
+    ),
+    (lambda: lowla.nearest_kron(A, (6, 0), (10, 8)), "shape1[1] must be at least 1, got 0"),
+    (
+        lambda: lowla.nearest_kron(A, (6, 5), (10, 8), 31),
+        "terms must be in 1..min(m1*n1, m2*n2) = 30, got 31",
+    ),
+    (
+        lambda: lowla.nearest_kron(A, (6, 5), (10, 8), 0),
+        "terms must be in 1..min(m1*n1, m2*n2) = 30, got 0",
+    ),
+    (
+        lambda: lowla.nearest_kron(A[0], (6, 5), (10, 8)),
+        "A must have 2 dimensions, got shape (40,)",
+    ),
+    (lambda: lowla.nearest_kron(_with(np.nan), (6, 5), (10, 8)), "A contains NaN or Inf"),
+    # monarch_matmul, Monarch, monarch_project, monarch_dft, fftconv
+    (
+        lambda: lowla.monarch_matmul(P, Q, np.ones(8)),
+        "L must have 3 dimensions, got shape (2, 2)",
+    ),
+    (
+        lambda: lowla.Monarch(Q, P),
+        "R must have 3 dimensions, got shape (2, 2)",
+    ),
+    (
+        lambda: lowla.Monarch(Q, np.ones((2, 3, 4))),
+        "L (l, s, r) and R (k, q, p) must have k*q = l*r, got shapes (2, 3, 4) and (2, 3, 4)",
+    ),
+    (
+        lambda: lowla.monarch_matmul(Q, Q.transpose(0, 2, 1), np.ones(8)),
+        "X must have 6 rows, got shape (8,)",
+    ),
+    (
+        lambda: lowla.monarch_matmul(Q, Q.transpose(0, 2, 1), np.ones((6, 1, 1))),
+        "X must have 1 or 2 dimensions, got shape (6, 1, 1)",
+    ),
+    (
+        lambda: lowla.Monarch(Q, np.ones((2, 4, 5))).T @ np.ones((10, 2)),
+        "the right factor must have 6 rows, got shape (10, 2)",
+    ),
+    (
+        lambda: lowla.Monarch(Q, np.ones((2, 4, 3))).solve(np.ones(6)),
+        "solve needs square blocks, L has shape (2, 3, 4)",
+    ),
+    (
+        lambda: lowla.Monarch(Q[:, :2, :2], np.ones((2, 2, 3))).solve(np.ones(4)),
+        "solve needs square blocks, R has shape (2, 2, 3)",
+    ),
+    (lambda: lowla.monarch_dft(9).solve(np.ones(8)), "b must have 9 rows, got shape (8,)"),
+    (
+        lambda: lowla.monarch_dft(4).H.solve(np.ones((4, 1, 1))),
+        "b must have 1 or 2 dimensions, got shape (4, 1, 1)",
+    ),
+    (
+        lambda: lowla.Monarch(Q[:, :2, :2] * np.nan, Q[:, :2, :2]).solve(np.ones(4)),
+        "L contains NaN or Inf",
+    ),
+    (
+        lambda: lowla.Monarch(Q[:, :2, :2], Q[:, :2, :2] * np.inf).solve(np.ones(4)),
+        "R contains NaN or Inf",
+    ),
+    (lambda: lowla.monarch_dft(4).solve(np.full(4, np.inf)), "b contains NaN or Inf"),
+    (lambda: lowla.monarch_project(B), "W must have 2 dimensions, got shape (60,)"),
+    (lambda: lowla.monarch_project(A[:0]), "W must not be empty, got shape (0, 40)"),
+    (
+        lambda: lowla.monarch_project(A, (7, 6)),
+        "blocks = (k, l) must divide the columns and rows of W: got (7, 6) for shape (60, 40)",
+    ),
+    (
+        lambda: lowla.monarch_project(A, (8, 8)),
+        "blocks = (k, l) must divide the columns and rows of W: got (8, 8) for shape (60, 40)",
+    ),
+    (lambda: lowla.monarch_project(A, (0, 6)), "blocks[0] must be at least 1, got 0"),
+    (lambda: lowla.monarch_project(_with(np.nan)), "W contains NaN or Inf"),
+    (lambda: lowla.monarch_project(_with(np.nan) * 1j), "W contains NaN or Inf"),
+    (lambda: lowla.monarch_dft(0), "n must be at least 1, got 0"),
+    (lambda: lowla.fftconv(3.0, B), "u must have at least 1 dimension, got a scalar"),
+    (lambda: lowla.fftconv(B, 3.0), "k must have at least 1 dimension, got a scalar"),
+    (
+        lambda: lowla.fftconv(A, A[:7]),
+        "the leading axes of u and k must broadcast, got shapes (60, 40) and (7, 40)",
+    ),
 ]
 
 TYPE = [
@@ -325,6 +516,64 @@ TYPE = [
         "A must be an array or a sparse matrix, got a linear operator",
     ),
     (lambda: lowla.sensitivity_sample(A, 3.0), "n_samples must be an int, got float"),
+    (
+        lambda: lowla.kron_matmul(3, np.ones(3)),
+        "factors must be a sequence of matrices, got int",
+    ),
+    (
+        lambda: lowla.kron_matmul([P, P.astype(object)], np.ones(4)),
+        "factors[1] must be numeric, got dtype object",
+    ),
+    (
+        lambda: lowla.kron_matmul([P, sp.csr_array(P)], np.ones(4)),
+        "factors[1] must be a dense array, got csr_array",
+    ),
+    (
+        lambda: lowla.Kronecker(P, lowla.Kronecker(P)),
+        "factors[1] must be a dense array, got Kronecker",
+    ),
+    (
+        lambda: lowla.kron_matmul([P, P], np.array(["a"] * 4)),
+        "X must be numeric, got dtype <U1",
+    ),
+    (
+        lambda: lowla.kron_matmul([P], aslinearoperator(P)),
+        "X must be a dense array, got MatrixLinearOperator",
+    ),
+    (lambda: lowla.kron_solve([P], np.ones(2), "one"), "shift must be a float, got str"),
+    (lambda: lowla.kron_solve([P], np.ones(2), 1j), "shift must be a float, got complex"),
+    (
+        lambda: lowla.nearest_kron(sp.csr_array(A), (6, 5), (10, 8)),
+        "A must be a dense array, got csr_array",
+    ),
+    (lambda: lowla.nearest_kron(A, 6, (10, 8)), "shape1 must be a pair of ints, got 6"),
+    (
+        lambda: lowla.nearest_kron(A, (6, 5), (10, 8.0)),
+        "shape2[1] must be an int, got float",
+    ),
+    (
+        lambda: lowla.nearest_kron(A, (6, 5), (10, 8), 1.0),
+        "terms must be an int, got float",
+    ),
+    (
+        lambda: lowla.monarch_matmul(Q.astype(object), Q, np.ones(8)),
+        "L must be numeric, got dtype object",
+    ),
+    (
+        lambda: lowla.monarch_matmul(Q, sp.csr_array(P), np.ones(8)),
+        "R must be a dense array, got csr_array",
+    ),
+    (lambda: lowla.monarch_project(sp.csr_array(A)), "W must be a dense array, got csr_array"),
+    (lambda: lowla.monarch_project(A, 4), "blocks must be a pair of ints, got 4"),
+    (lambda: lowla.monarch_project(A, (4, 6.0)), "blocks[1] must be an int, got float"),
+    (lambda: lowla.monarch_dft(4.0), "n must be an int, got float"),
+    (
+        lambda: lowla.monarch_dft(4, dtype=np.float64),
+        "dtype must be complex64 or complex128, got float64",
+    ),
+    (lambda: lowla.fftconv(B * 1j, B), "fftconv is for real u and k, got complex128"),
+    (lambda: lowla.fftconv(B, B * 1j), "fftconv is for real u and k, got complex128"),
+    (lambda: lowla.fftconv(B.astype(str), B), "u must be numeric, got dtype <U32"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 from lowla._backend import (
@@ -13,15 +14,26 @@ from lowla._backend import (
 )
 from lowla._config import register_threadpool, show_config
 from lowla._errors import ConvergenceWarning, CudaError
+from lowla._kron import kron_matmul, kron_solve, nearest_kron
 from lowla._lp import lp_regression
 from lowla._lstsq import lstsq
-from lowla._results import EighResult, LpResult, LstsqResult, RowSample, SVDResult
+from lowla._monarch import fftconv, monarch_dft, monarch_matmul, monarch_project
+from lowla._results import (
+    EighResult,
+    LpResult,
+    LstsqResult,
+    NearestKronResult,
+    RowSample,
+    SVDResult,
+)
 from lowla._rsvd import nystrom, reigh, rsvd
 from lowla._scores import leverage_scores, lewis_weights, sensitivity_sample
 from lowla._sketch import sketch, sketch_operator
 from lowla._streaming import StreamingSVD
 
 if TYPE_CHECKING:
+    from lowla._kron_operator import Kronecker
+    from lowla._monarch_operator import Monarch
     from lowla._sketch_operator import SketchOperator
 
 __version__ = "0.1.0"
@@ -30,19 +42,29 @@ __all__ = [
     "ConvergenceWarning",
     "CudaError",
     "EighResult",
+    "Kronecker",
     "LpResult",
     "LstsqResult",
+    "Monarch",
+    "NearestKronResult",
     "RowSample",
     "SVDResult",
     "SketchOperator",
     "StreamingSVD",
     "__version__",
+    "fftconv",
     "get_backend",
     "get_num_threads",
+    "kron_matmul",
+    "kron_solve",
     "leverage_scores",
     "lewis_weights",
     "lp_regression",
     "lstsq",
+    "monarch_dft",
+    "monarch_matmul",
+    "monarch_project",
+    "nearest_kron",
     "nystrom",
     "reigh",
     "rsvd",
@@ -59,10 +81,15 @@ register_threadpool()
 del register_threadpool
 
 
-def __getattr__(name: str) -> object:
-    # Its base class costs the import of scipy.sparse.linalg.
-    if name == "SketchOperator":
-        from lowla._sketch_operator import SketchOperator
+# Their base class costs the import of scipy.sparse.linalg.
+_OPERATORS = {
+    "Kronecker": "lowla._kron_operator",
+    "Monarch": "lowla._monarch_operator",
+    "SketchOperator": "lowla._sketch_operator",
+}
 
-        return SketchOperator
-    raise AttributeError(f"module 'lowla' has no attribute {name!r}")
+
+def __getattr__(name: str) -> object:
+    if name not in _OPERATORS:
+        raise AttributeError(f"module 'lowla' has no attribute {name!r}")
+    return getattr(importlib.import_module(_OPERATORS[name]), name)

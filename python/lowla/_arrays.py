@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias, cast
@@ -178,6 +178,45 @@ def right_side(b: ArrayLike, A: Matrix, name: str = "b") -> Matrix:
     if taken.device != A.device:
         raise TypeError(f"A and {name} must both be in main memory or both on the GPU")
     return taken
+
+
+def dense(A: ArrayLike, name: str, dims: tuple[int, ...] = ()) -> Matrix:
+    """Take in a dense array whose number of dimensions is one of `dims`, or at least 1.
+
+    Raises TypeError for what is no numeric dense array and ValueError for other dimensions.
+    """
+    if type(A) is np.ndarray:
+        flags, dtype = A.flags, A.dtype
+        plain = dtype.char in "fdFD" and dtype.isnative and flags.forc and flags.aligned
+        taken = _dense(A, "host", _same) if plain else _host(A, name)
+    else:
+        roots = {c.__module__.partition(".")[0] for c in type(A).__mro__}
+        taken = _take(cast(Any, A), name, roots)
+        if taken.kind != "dense":
+            raise TypeError(f"{name} must be a dense array, got {type(A).__name__}")
+    if not dims and not taken.shape:
+        raise ValueError(f"{name} must have at least 1 dimension, got a scalar")
+    if dims and len(taken.shape) not in dims:
+        need = " or ".join(map(str, dims)) + (" dimension" if dims == (1,) else " dimensions")
+        raise ValueError(f"{name} must have {need}, got shape {taken.shape}")
+    return taken
+
+
+def together(operands: Sequence[Matrix], names: str) -> list[Matrix]:
+    """Dense operands of one product in their common dtype; they must live in one place."""
+    first, *others = operands
+    if all(M.dtype == first.dtype and M.device == first.device for M in others):
+        return list(operands)
+    if any(M.device != first.device for M in others):
+        raise TypeError(f"{names} must all be in main memory or all on the GPU")
+    dtype = cast("np.dtype[np.inexact]", np.result_type(*(M.dtype for M in operands)))
+    return [cast_to(M, dtype, names) for M in operands]
+
+
+def require_finite(M: Matrix, name: str) -> None:
+    """ValueError if there is a NaN or Inf among the entries."""
+    if not is_finite(M):
+        raise ValueError(f"{name} contains NaN or Inf")
 
 
 def as_columns(b: Matrix) -> Matrix:

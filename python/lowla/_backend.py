@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
@@ -138,6 +138,36 @@ class Backend(Protocol):
         check_finite: bool,
         monitor: Monitor | None,
     ) -> tuple[Array, Facts]: ...
+    def kron_matmul(self, factors: Sequence[Dense], X: Dense, conjugate: bool) -> Array: ...
+    def kron_entries(self, factors: Sequence[Dense]) -> Array: ...
+    def kron_diagonal(self, factors: Sequence[Dense]) -> Array: ...
+    def kron_slogdet(self, factors: Sequence[Dense]) -> tuple[complex, float]: ...
+    def kron_inverse(self, factors: Sequence[Dense]) -> list[Array]: ...
+    def kron_solve(self, factors: Sequence[Dense], b: Dense) -> Array: ...
+    def kron_eigh(self, factors: Sequence[Dense]) -> tuple[list[Array], list[Array]]: ...
+    def kron_solve_shifted(
+        self, w: Sequence[Array], V: Sequence[Array], b: Dense, shift: float
+    ) -> Array: ...
+    def nearest_kron(
+        self,
+        A: Dense,
+        shape1: tuple[int, int],
+        shape2: tuple[int, int],
+        terms: int,
+        key: int,
+        check_finite: bool,
+    ) -> tuple[Array, Array, Facts]: ...
+    def monarch_matmul(
+        self, L: Dense, R: Dense, X: Dense, permuted: bool, transpose: bool, conjugate: bool
+    ) -> Array: ...
+    def monarch_solve(
+        self, L: Dense, R: Dense, b: Dense, permuted: bool, transpose: bool, conjugate: bool
+    ) -> Array: ...
+    def monarch_project(
+        self, W: Dense, k: int, l: int, check_finite: bool
+    ) -> tuple[Array, Array, float]: ...
+    def monarch_dft(self, n: int, k: int, dtype: str) -> tuple[Array, Array]: ...
+    def fftconv(self, u: Dense, k: Dense) -> Array: ...
     def stream_pass(self, A: Payload, X: Array) -> tuple[Array, Array, float]: ...
     def stream_finish(
         self, Y: Array, Z: Array, norm2: float, k: int
@@ -241,8 +271,33 @@ def select(device: Device) -> tuple[BackendName, Backend]:
 
 
 # Functions that so far only the numba backend has, and those that only the CUDA module lacks.
-NUMBA_ONLY = frozenset({"lp_regression"})
-HOST_ONLY = frozenset({"leverage_scores", "lewis_weights", "row_scores", "sample_rows"})
+NUMBA_ONLY = frozenset(
+    {
+        "fftconv",
+        "kron_diagonal",
+        "kron_eigh",
+        "kron_entries",
+        "kron_inverse",
+        "kron_slogdet",
+        "kron_solve",
+        "kron_solve_shifted",
+        "lp_regression",
+        "monarch_dft",
+        "monarch_project",
+        "monarch_solve",
+        "nearest_kron",
+    }
+)
+HOST_ONLY = frozenset(
+    {
+        "kron_matmul",
+        "leverage_scores",
+        "lewis_weights",
+        "monarch_matmul",
+        "row_scores",
+        "sample_rows",
+    }
+)
 
 
 def select_for(function: str, device: Device) -> tuple[BackendName, Backend]:

@@ -1,5 +1,7 @@
 """The compiled CPU backend; `lowla._backend.Backend` says what each function does."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -88,6 +90,10 @@ def row_scores(A: Payload, p: float, method: str, key: int, check_finite: bool) 
 def sample_rows(
     scores: Array, n_samples: int, p: float, key: int
 ) -> tuple[npt.NDArray[np.int64], Array]: ...
+def kron_matmul(factors: Sequence[Array], X: Array, conjugate: bool) -> Array: ...
+def monarch_matmul(
+    L: Array, R: Array, X: Array, permuted: bool, transpose: bool, conjugate: bool
+) -> Array: ...
 def stream_pass(A: Payload, X: Array) -> tuple[Array, Array, float]: ...
 def stream_finish(
     Y: Array, Z: Array, norm2: float, k: int

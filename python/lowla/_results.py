@@ -228,6 +228,70 @@ class SampleInfo:
         return [f"  {name:<15}{value}" for name, value in facts.items()]
 
 
+@dataclass(frozen=True, repr=False)
+class NearestKronInfo:
+    """What was asked of `nearest_kron`, and what was measured of its answer.
+
+    Attributes
+    ----------
+    terms : number of Kronecker products
+    error : relative Frobenius error ||A - sum B_t ⊗ C_t||_F / ||A||_F of the returned arrays,
+        measured
+    method : how the rearranged matrix was factored: "svd" or "krylov"
+    backend : "native", "cuda" or "numba"
+    seconds : wall time of the call
+    """
+
+    terms: int
+    error: float
+    method: str
+    backend: str
+    seconds: float
+
+    def __repr__(self) -> str:
+        return "\n".join(["NearestKronInfo", *self._lines()])
+
+    def _lines(self) -> list[str]:
+        facts = {
+            "asked": f"terms = {self.terms}",
+            "error": f"{self.error:.3g} (relative Frobenius, residual)",
+            "method": self.method,
+            "backend": self.backend,
+            "seconds": f"{self.seconds:.3g}",
+        }
+        return [f"  {name:<15}{value}" for name, value in facts.items()]
+
+
+@dataclass(frozen=True, repr=False)
+class MonarchInfo:
+    """What was asked of `monarch_project`, and what was measured of its answer.
+
+    Attributes
+    ----------
+    blocks : numbers of blocks of R and of L
+    error : relative Frobenius error ||W - M||_F / ||W||_F of the returned M, measured
+    backend : "native", "cuda" or "numba"
+    seconds : wall time of the call
+    """
+
+    blocks: tuple[int, int]
+    error: float
+    backend: str
+    seconds: float
+
+    def __repr__(self) -> str:
+        return "\n".join(["MonarchInfo", *self._lines()])
+
+    def _lines(self) -> list[str]:
+        facts = {
+            "asked": f"blocks = {self.blocks}",
+            "error": f"{self.error:.3g} (relative Frobenius, residual)",
+            "backend": self.backend,
+            "seconds": f"{self.seconds:.3g}",
+        }
+        return [f"  {name:<15}{value}" for name, value in facts.items()]
+
+
 class SupportsLines(Protocol):
     """An info as the results print it."""
 
@@ -391,3 +455,26 @@ class RowSample(_Named[SampleInfo]):
     def weights(self) -> npt.NDArray[np.float64]:
         """Their weights, (n_samples,)."""
         return cast("npt.NDArray[np.float64]", self[1])
+
+
+class NearestKronResult(_Named[NearestKronInfo]):
+    """A ≈ sum_t kron(B[t], C[t]); unpacks as `B, C = result`.
+
+    Attributes
+    ----------
+    B : (terms, m1, n1) array
+    C : (terms, m2, n2) array
+    info : NearestKronInfo
+    """
+
+    _names = __match_args__ = ("B", "C")
+
+    @property
+    def B(self) -> Array:
+        """The left factors, (terms, m1, n1); orthogonal to each other, the largest term first."""
+        return cast(Array, self[0])
+
+    @property
+    def C(self) -> Array:
+        """The right factors, (terms, m2, n2); term t has the norm of B[t]."""
+        return cast(Array, self[1])

@@ -7,8 +7,20 @@ be read. Importing it imports numba.
 from __future__ import annotations
 
 from .eigh import nystrom, reigh
+from .kron import (
+    kron_diagonal,
+    kron_eigh,
+    kron_entries,
+    kron_inverse,
+    kron_matmul,
+    kron_slogdet,
+    kron_solve,
+    kron_solve_shifted,
+    nearest_kron,
+)
 from .lp import lp_regression
 from .lstsq import lstsq
+from .monarch import fftconv, monarch_dft, monarch_matmul, monarch_project, monarch_solve
 from .philox import philox, random_normal, random_signs
 from .rsvd import rsvd, rsvd_stacked, stream_finish, stream_pass
 from .scores import leverage_scores, lewis_weights, row_scores, sample_rows
@@ -17,11 +29,25 @@ from .threads import features, get_num_threads, set_num_threads
 
 __all__ = [
     "features",
+    "fftconv",
     "get_num_threads",
+    "kron_diagonal",
+    "kron_eigh",
+    "kron_entries",
+    "kron_inverse",
+    "kron_matmul",
+    "kron_slogdet",
+    "kron_solve",
+    "kron_solve_shifted",
     "leverage_scores",
     "lewis_weights",
     "lp_regression",
     "lstsq",
+    "monarch_dft",
+    "monarch_matmul",
+    "monarch_project",
+    "monarch_solve",
+    "nearest_kron",
     "nystrom",
     "philox",
     "random_normal",

@@ -1,0 +1,25 @@
+// Products with a Kronecker product of small matrices, which is never formed.
+//
+// (F_1 x ... x F_P) X for X of n_1 ... n_P rows is P mode products: with X as an array
+// (left, n_p, right), each is Y(l, :, :) = F_p X(l, :, :). They commute; the cost is least where
+// 1/m_p - 1/n_p falls from one to the next (exchange of neighbours). Modes are taken in groups
+// whose blocks stay in the second-level cache, so that a group reads its operand once and writes
+// its result once, whatever the number of its factors. 2 sum_p (prod_{q < p} m_q)(prod_{q >= p}
+// n_q) m_p flops a column in the order taken; memory: one array of the size of the result for every
+// group but the last.
+#pragma once
+
+#include "lowla/core/view.hpp"
+
+#include <vector>
+
+namespace lowla {
+
+/// Y = (F_1 x ... x F_P) X, `columns` columns. X is an array (n_1, ..., n_P, columns) and Y
+/// (m_1, ..., m_P, columns), or with `columns_first` (columns, n_1, ..., n_P) and so on;
+/// contiguous.
+template <class T>
+void kron_multiply(const std::vector<MatrixView<T>> &factors, const T *X, index columns,
+                   bool columns_first, T *Y);
+
+} // namespace lowla

@@ -1,0 +1,25 @@
+// Products with Monarch matrices M = P_s L P_l R (Dao et al., "Monarch: Expressive structured
+// matrices for efficient and accurate training", ICML 2022), never formed.
+//
+// R has k blocks q x p and L has l blocks s x r, k q = l r. Entry a l + j of R x is entry a of what
+// block j of L gets, and entry i of its result is entry i l + j of y. "Permuted" matrices M P_k
+// take entry j k + i of x as entry i p + j. 2 (k q p + l s r) flops a column; both stages run on a
+// slab of columns in cache, so that X is read and Y written once.
+#pragma once
+
+#include "lowla/core/view.hpp"
+
+namespace lowla {
+
+/// Contiguous blocks count x m x n.
+template <class T> struct Blocks {
+  const T *data;
+  index count, m, n;
+};
+
+/// Y = M X, or M^T X; with conj(M) where `conjugate`. Y by rows.
+template <class T>
+void monarch_multiply(const Blocks<T> &L, const Blocks<T> &R, const MatrixView<T> &X, bool permuted,
+                      bool transpose, bool conjugate, T *Y);
+
+} // namespace lowla
