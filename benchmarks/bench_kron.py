@@ -1,0 +1,108 @@
+"""Kronecker products against NumPy's products of reshaped arrays, torch's, and the machine.
+
+The limit is the larger of the flops of the mode products at NumPy's GEMM rate and the bytes of
+operand and result at the measured bandwidth. Arrays stay warm: a call is repeated for about a
+hundredth of a second, and its share of that counts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+import lowla
+from benchmarks.measure import ChildProcess, Party, interleave
+from benchmarks.session import Row, Session
+
+_SIZES = (8, 16, 32, 64)
+_FACTORS = (2, 3, 4, 5)
+_COLUMNS = (1, 16, 64, 1024)
+_LARGEST = 3e7  # numbers of an operand
+_BURST = 0.01  # seconds
+_SHORT = 20e-6  # cases with a smaller limit show the overhead of a call
+
+
+def burst(call: Callable[[], object]) -> float:
+    """Seconds a call, in a burst of them."""
+    start = time.perf_counter()
+    call()
+    count = max(1, int(_BURST / (time.perf_counter() - start + 1e-9)))
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - start) / count
+
+
+def numpy_kron(factors: list[np.ndarray], X: np.ndarray) -> np.ndarray:
+    """What is written with NumPy: a batched product for each factor, from the last one on."""
+    right = X.shape[1]
+    for F in reversed(factors):
+        X = np.matmul(F, X.reshape(-1, F.shape[1], right))
+        right *= len(F)
+    return X.reshape(-1, right)
+
+
+def torch_kron(size: int, count: int, columns: int, dtype: str) -> float:
+    """In the child process: seconds of torch's batched products."""
+    import torch
+
+    kind = getattr(torch, dtype)
+    factors = [torch.randn(size, size, dtype=kind) for _ in range(count)]
+    X = torch.randn(size**count, columns, dtype=kind)
+
+    def product() -> object:
+        Y, right = X, columns
+        for F in reversed(factors):
+            Y = torch.matmul(F, Y.reshape(-1, size, right))
+            right *= size
+        return Y
+
+    product()
+    return burst(product)
+
+
+def _case(
+    session: Session, child: ChildProcess | None, size: int, count: int, columns: int, dtype: str
+) -> None:
+    rng = np.random.default_rng(0)
+    factors = [rng.standard_normal((size, size)).astype(dtype) for _ in range(count)]
+    X = rng.standard_normal((size**count, columns)).astype(dtype)
+    ours, expected = lowla.kron_matmul(factors, X), numpy_kron(factors, X.astype(np.float64))
+    error = float(np.linalg.norm(ours - expected) / np.linalg.norm(expected))
+    parties = [
+        Party("lowla", lambda: burst(lambda: lowla.kron_matmul(factors, X)), error),
+        Party("numpy", lambda: burst(lambda: numpy_kron(factors, X))),
+    ]
+    if child is not None:
+        request = {"size": size, "count": count, "columns": columns, "dtype": dtype}
+        parties.append(Party("torch", lambda: child.call(**request)[1]))
+    interleave(parties, session.repetitions)
+    limit = session.limits(dtype).seconds(2.0 * count * size * X.size, 2.0 * X.nbytes)
+    session.add("kron", Row(f"{size}^{count} x {columns} {dtype}", parties, limit))
+
+
+def run(session: Session) -> None:
+    """All cases of the family."""
+    child = None
+    try:
+        import torch  # noqa: F401
+
+        child = ChildProcess("benchmarks.bench_kron", "torch_kron")
+    except ImportError:
+        session.note("torch is not installed")
+    for dtype in ("float64", "float32"):
+        for count in _FACTORS:
+            for size in _SIZES:
+                for columns in _COLUMNS:
+                    if float(size) ** count * columns <= _LARGEST:
+                        _case(session, child, size, count, columns, dtype)
+    if child is not None:
+        child.close()
+    rows = [row for row in session.tables["kron"] if row.limit > _SHORT]
+    ratios = np.array([row.ours.median / row.limit for row in rows])
+    session.note(
+        f"kron: {len(rows)} cases with a limit above {_SHORT * 1e6:.0f} us, ours over the limit: "
+        f"geometric mean {np.exp(np.log(ratios).mean()):.2f}, largest {ratios.max():.2f}"
+    )
