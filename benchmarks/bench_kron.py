@@ -85,13 +85,7 @@ def _case(
 
 def run(session: Session) -> None:
     """All cases of the family."""
-    child = None
-    try:
-        import torch  # noqa: F401
-
-        child = ChildProcess("benchmarks.bench_kron", "torch_kron")
-    except ImportError:
-        session.note("torch is not installed")
+    child = session.torch_process("benchmarks.bench_kron", "torch_kron")
     for dtype in ("float64", "float32"):
         for count in _FACTORS:
             for size in _SIZES:

@@ -155,13 +155,7 @@ def _ridge(session: Session, case: Case, damp: float) -> None:
 
 def run(session: Session) -> None:
     """All cases of the family."""
-    child = None
-    try:
-        import torch  # noqa: F401
-
-        child = ChildProcess("benchmarks.bench_lstsq", "torch_lstsq")
-    except ImportError:
-        session.note("torch is not installed")
+    child = session.torch_process("benchmarks.bench_lstsq", "torch_lstsq")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for m, n in ((200_000, 200), (50_000, 500)):

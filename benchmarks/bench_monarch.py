@@ -64,13 +64,7 @@ def _case(
 
 def run(session: Session) -> None:
     """All cases of the family."""
-    child = None
-    try:
-        import torch  # noqa: F401
-
-        child = ChildProcess("benchmarks.bench_monarch", "torch_monarch")
-    except ImportError:
-        session.note("torch is not installed")
+    child = session.torch_process("benchmarks.bench_monarch", "torch_monarch")
     for dtype in ("float64", "float32"):
         for order in _ORDERS:
             for columns in _COLUMNS:

@@ -257,13 +257,7 @@ def _memory(session: Session, case: Case, path: Path) -> None:
 
 def run(session: Session) -> None:
     """All cases of the family."""
-    child = None
-    try:
-        import torch  # noqa: F401
-
-        child = ChildProcess("benchmarks.bench_rsvd", "torch_svd_lowrank")
-    except ImportError:
-        session.note("torch is not installed")
+    child = session.torch_process("benchmarks.bench_rsvd", "torch_svd_lowrank")
     dtypes = ("float64", "float32")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import lowla
 from benchmarks.limits import Limits
-from benchmarks.measure import Party, cpu_name, versions
+from benchmarks.measure import ChildProcess, Party, cpu_name, versions
 
 
 @dataclass
@@ -85,6 +86,13 @@ class Session:
         if text not in self.notes:
             self.notes.append(text)
             print(text, flush=True)
+
+    def torch_process(self, module: str, function: str) -> ChildProcess | None:
+        """module.function in a process of its own, where torch is installed."""
+        if find_spec("torch") is None:
+            self.note("torch is not installed")
+            return None
+        return ChildProcess(module, function)
 
     def add(self, table: str, row: Row) -> None:
         self.tables.setdefault(table, []).append(row)

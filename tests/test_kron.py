@@ -17,6 +17,7 @@ import lowla
 from lowla import _arrays
 from lowla._numba import kron
 from strategies import DTYPES, LAYOUTS
+from thread_counts import with_1_2_and_7_threads
 from tolerances import eps, tol
 
 
@@ -543,12 +544,6 @@ def test_products_do_not_depend_on_the_number_of_threads(backend, columns):
     rng = np.random.default_rng(0)
     factors = [rng.standard_normal((16, 16)) for _ in range(3)]
     X = rng.standard_normal((16**3, columns))
-    before, found = lowla.get_num_threads(), []
-    try:
-        for threads in (1, 2, 7):
-            lowla.set_num_threads(threads)
-            found.append(lowla.kron_matmul(factors, X))
-    finally:
-        lowla.set_num_threads(before)
+    found = with_1_2_and_7_threads(lambda: lowla.kron_matmul(factors, X))
     assert np.array_equal(found[1], found[0])
     assert np.array_equal(found[2], found[0])

@@ -34,6 +34,7 @@ from least_squares import (
 )
 from lowla._lstsq import sketch_rows
 from strategies import DTYPES, matrix_specs
+from thread_counts import with_1_2_and_7_threads
 from tolerances import eps, tol
 
 EXACT = ("auto", "direct", "precondition")
@@ -539,13 +540,7 @@ def test_sparse_does_not_depend_on_the_number_of_threads(backend):
     if backend == "numba":
         pytest.skip("the BLAS decides there")
     A, b = sparse_problem(40_000, 30)
-    before, found = lowla.get_num_threads(), []
-    try:
-        for threads in (1, 2, 7):
-            lowla.set_num_threads(threads)
-            found.append(lowla.lstsq(A, b, method="precondition", rng=0).x)
-    finally:
-        lowla.set_num_threads(before)
+    found = with_1_2_and_7_threads(lambda: lowla.lstsq(A, b, method="precondition", rng=0).x)
     assert_array_equal(found[1], found[0])
     assert_array_equal(found[2], found[0])
 

@@ -14,6 +14,7 @@ from scipy.sparse.linalg import LinearOperator, gmres
 
 import lowla
 from strategies import DTYPES, LAYOUTS
+from thread_counts import with_1_2_and_7_threads
 from tolerances import eps, tol
 
 
@@ -476,12 +477,6 @@ def test_products_do_not_depend_on_the_number_of_threads(backend, columns):
     rng = np.random.default_rng(0)
     L, R = rng.standard_normal((2, 32, 32, 32))
     X = rng.standard_normal((1024, columns))
-    before, found = lowla.get_num_threads(), []
-    try:
-        for threads in (1, 2, 7):
-            lowla.set_num_threads(threads)
-            found.append(lowla.monarch_matmul(L, R, X))
-    finally:
-        lowla.set_num_threads(before)
+    found = with_1_2_and_7_threads(lambda: lowla.monarch_matmul(L, R, X))
     assert np.array_equal(found[1], found[0])
     assert np.array_equal(found[2], found[0])

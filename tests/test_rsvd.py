@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import lowla
 from strategies import DTYPES, matrices_with_rank, matrix_specs
+from thread_counts import with_1_2_and_7_threads
 from tolerances import best_error, eps, orthogonality, relative_error, tol
 
 METHODS = ("krylov", "subspace", "single_pass")
@@ -462,22 +463,15 @@ def test_not_finite_without_the_check_gives_nan_and_no_crash(backend):
 def test_the_same_seed_gives_the_same_bits_for_any_number_of_threads(backend):
     A = matrix_with_spectrum(900, 300, 1 / np.arange(1, 301))
     sparse = scipy.sparse.random_array((3000, 500), density=0.02, rng=np.random.default_rng(0))
-    before = lowla.get_num_threads()
-    try:
-        for M in (A, np.asfortranarray(A), sparse.tocsr()):
-            results = []
-            for threads in (1, 2, 7):
-                lowla.set_num_threads(threads)
-                results.append(lowla.rsvd(M, 12, rng=5))
-            for r in results[1:]:
-                if backend == "numba":  # BLAS decides there
-                    np.testing.assert_allclose(r.S, results[0].S, rtol=1e-12)
-                else:
-                    np.testing.assert_array_equal(r.U, results[0].U)
-                    np.testing.assert_array_equal(r.S, results[0].S)
-                    np.testing.assert_array_equal(r.Vh, results[0].Vh)
-    finally:
-        lowla.set_num_threads(before)
+    for M in (A, np.asfortranarray(A), sparse.tocsr()):
+        results = with_1_2_and_7_threads(lambda M=M: lowla.rsvd(M, 12, rng=5))
+        for r in results[1:]:
+            if backend == "numba":  # BLAS decides there
+                np.testing.assert_allclose(r.S, results[0].S, rtol=1e-12)
+            else:
+                np.testing.assert_array_equal(r.U, results[0].U)
+                np.testing.assert_array_equal(r.S, results[0].S)
+                np.testing.assert_array_equal(r.Vh, results[0].Vh)
 
 
 def test_different_seeds_differ(backend):

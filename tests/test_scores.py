@@ -17,6 +17,7 @@ import lowla
 from least_squares import problem
 from lowla import _backend
 from strategies import DTYPES, LAYOUTS, matrix_specs
+from thread_counts import with_1_2_and_7_threads
 from tolerances import eps, tol
 
 METHODS = ("leverage", "root_leverage", "lewis", "sensitivity", "mixed")
@@ -205,21 +206,15 @@ def test_scores_do_not_depend_on_the_number_of_threads(backend, form):
     if backend == "numba":
         pytest.skip("the BLAS decides there")
     A = form(planted(20_000, 30))
-    before, found = lowla.get_num_threads(), []
-    try:
-        for threads in (1, 2, 7):
-            lowla.set_num_threads(threads)
-            found.append(
-                np.stack(
-                    [
-                        lowla.leverage_scores(A, method="exact"),
-                        lowla.leverage_scores(A, method="sketched", rng=0),
-                        lowla.lewis_weights(A, 3.0),
-                    ]
-                )
-            )
-    finally:
-        lowla.set_num_threads(before)
+    found = with_1_2_and_7_threads(
+        lambda: np.stack(
+            [
+                lowla.leverage_scores(A, method="exact"),
+                lowla.leverage_scores(A, method="sketched", rng=0),
+                lowla.lewis_weights(A, 3.0),
+            ]
+        )
+    )
     assert_array_equal(found[1], found[0])
     assert_array_equal(found[2], found[0])
 

@@ -14,6 +14,7 @@ import lowla
 from conftest import BACKENDS
 from lowla import _backend
 from strategies import DTYPES, LAYOUTS
+from thread_counts import with_1_2_and_7_threads
 from tolerances import eps, tol
 
 KEYS = [0, 1, 2**32, 2**64 - 1, 0x0123456789ABCDEF]
@@ -52,24 +53,18 @@ def test_backends_draw_the_same_bits(key):
 
 
 def test_threads_do_not_change_the_draws(backend):
-    module, before = _backend.load(backend), lowla.get_num_threads()
-    try:
-        drawn = []
-        for threads in (1, 2, 7):
-            lowla.set_num_threads(threads)
-            drawn.append(
-                (
-                    module.random_normal(3, 0, 999, 33, "float64"),
-                    module.random_signs(3, 2, 999, 33),
-                    *module.sketch_pattern("sjlt", 3, 64, 999, 8, 1.0),
-                    lowla.sketch(np.arange(999.0 * 70).reshape(999, 70), 40, rng=3),
-                )
-            )
-        for other in drawn[1:]:
-            for a, b in zip(drawn[0], other, strict=True):
-                np.testing.assert_array_equal(a, b)
-    finally:
-        lowla.set_num_threads(before)
+    module = _backend.load(backend)
+    drawn = with_1_2_and_7_threads(
+        lambda: (
+            module.random_normal(3, 0, 999, 33, "float64"),
+            module.random_signs(3, 2, 999, 33),
+            *module.sketch_pattern("sjlt", 3, 64, 999, 8, 1.0),
+            lowla.sketch(np.arange(999.0 * 70).reshape(999, 70), 40, rng=3),
+        )
+    )
+    for other in drawn[1:]:
+        for a, b in zip(drawn[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_normals_are_normal_and_independent(backend):
@@ -135,17 +130,11 @@ def test_backends_draw_the_same_operator(key):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_threads_change_nothing(backend, kind, shape):
-    (d, n), before = shape, lowla.get_num_threads()
+    d, n = shape
     rng = np.random.default_rng(0)
     A, Y = rng.standard_normal((n, 21)), rng.standard_normal((d, 21))
     S = operator(kind, d, n, 4)
-    results = []
-    try:
-        for threads in (1, 2, 7):
-            lowla.set_num_threads(threads)
-            results.append((S @ A, S @ A[:, 0], S.T @ Y, S.toarray()))
-    finally:
-        lowla.set_num_threads(before)
+    results = with_1_2_and_7_threads(lambda: (S @ A, S @ A[:, 0], S.T @ Y, S.toarray()))
     if backend == "numba":  # NumPy's BLAS does not promise it
         for other in results[1:]:
             for a, b in zip(results[0], other, strict=True):
