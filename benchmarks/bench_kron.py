@@ -78,9 +78,10 @@ def _case(
     if child is not None:
         request = {"size": size, "count": count, "columns": columns, "dtype": dtype}
         parties.append(Party("torch", lambda: child.call(**request)[1]))
-    interleave(parties, session.repetitions)
-    limit = session.limits(dtype).seconds(2.0 * count * size * X.size, 2.0 * X.nbytes)
-    session.add("kron", Row(f"{size}^{count} x {columns} {dtype}", parties, limit))
+    limits = session.limits(dtype)
+    interleave([*parties, *limits.probes()], session.repetitions)
+    limit = limits.seconds(2.0 * count * size * X.size, 2.0 * X.nbytes)
+    session.add("kron", Row(f"{size}^{count} x {columns} {dtype}", parties, limit, str(limits)))
 
 
 def run(session: Session) -> None:

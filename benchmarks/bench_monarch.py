@@ -55,11 +55,12 @@ def _case(
     if child is not None:
         request = {"order": order, "columns": columns, "dtype": dtype}
         parties.append(Party("torch bmm", lambda: child.call(**request)[1]))
-    interleave(parties, session.repetitions)
-    limit = session.limits(dtype).seconds(
-        4.0 * order * X.size, 2.0 * X.nbytes + L.nbytes + R.nbytes
+    limits = session.limits(dtype)
+    interleave([*parties, *limits.probes()], session.repetitions)
+    limit = limits.seconds(4.0 * order * X.size, 2.0 * X.nbytes + L.nbytes + R.nbytes)
+    session.add(
+        "monarch", Row(f"n={order * order} x {columns} {dtype}", parties, limit, str(limits))
     )
-    session.add("monarch", Row(f"n={order * order} x {columns} {dtype}", parties, limit))
 
 
 def run(session: Session) -> None:

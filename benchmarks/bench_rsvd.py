@@ -185,12 +185,11 @@ def _case(session: Session, case: Case, child: ChildProcess | None, folder: Path
     _memory(session, case, path)
     if child is not None:
         parties.append(_child_party("torch niter=2", child, case, path, sparse))
-    interleave(parties, session.repetitions)
-    path.unlink()
     limits = session.limits(case.dtype)
-    row = Row(
-        f"{case.name} {case.dtype}", parties, _limit(case, limits, lowla.rsvd(A, k, rng=0).info)
-    )
+    interleave([*parties, *limits.probes()], session.repetitions)
+    path.unlink()
+    limit = _limit(case, limits, lowla.rsvd(A, k, rng=0).info)
+    row = Row(f"{case.name} {case.dtype}", parties, limit, str(limits))
     row.extra.update(_shares(case))
     session.add("rsvd", row)
 
@@ -230,9 +229,11 @@ def _batched(session: Session, child: ChildProcess | None, folder: Path) -> None
                     one.excess(factors),
                 )
             )
-        interleave(parties, session.repetitions)
-        limit = _limit(one, session.limits(dtype), lowla.rsvd(A[0], k, rng=0).info) * count
-        session.add("rsvd batched", Row(f"{count} of {n}x{n} k={k} {dtype}", parties, limit))
+        limits = session.limits(dtype)
+        interleave([*parties, *limits.probes()], session.repetitions)
+        limit = _limit(one, limits, lowla.rsvd(A[0], k, rng=0).info) * count
+        case = f"{count} of {n}x{n} k={k} {dtype}"
+        session.add("rsvd batched", Row(case, parties, limit, str(limits)))
 
 
 def rsvd_memory(path: str, k: int) -> int:

@@ -1,8 +1,9 @@
 """Timing that survives a shared machine: all parties in turn, medians with quartiles, ratios.
 
 A peer with a spinning thread pool of its own (torch) runs in a child process, so that no pool is
-spinning while another party is measured; everything else runs in this process. Between two calls
-all pools are left to fall asleep.
+spinning while another party is measured; everything else runs in this process. Between the turns
+of two parties all pools are left to fall asleep; a short call is made once before it is timed, so
+that no one is charged for a processor that has to wake up.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-PAUSE = 0.25  # seconds between calls: longer than any pool spins (OpenBLAS: up to 0.2 s)
+PAUSE = 0.25  # seconds between turns: longer than any pool spins (OpenBLAS: up to 0.2 s)
+SHORT = 0.25  # seconds: calls below are made once untimed in every turn
 
 
 @dataclass
@@ -49,11 +51,16 @@ class Party:
 
 def interleave(parties: Sequence[Party], repetitions: int) -> None:
     """Warm every party up once, then time them in turn."""
+    short = []
     for party in parties:
+        start = time.perf_counter()
         party.call()
+        short.append(time.perf_counter() - start < SHORT)
         time.sleep(PAUSE)
     for _ in range(repetitions):
-        for party in parties:
+        for party, warm_up in zip(parties, short, strict=True):
+            if warm_up:
+                party.call()
             party.time_once()
             time.sleep(PAUSE)
 

@@ -19,6 +19,7 @@ class Row:
     case: str
     parties: list[Party]
     limit: float
+    machine: str = ""
     extra: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -38,7 +39,7 @@ class Row:
             )
         lines.append(
             f"  {'limit':18s} {self.limit * 1e3:9.1f} ms  "
-            f"ours is {ours.median / self.limit:.2f} x it"
+            f"ours is {ours.median / self.limit:.2f} x it  {self.machine}"
         )
         lines += [f"  {name:35s} {value:6.1%}" for name, value in self.extra.items()]
         return "\n".join(lines)
@@ -47,6 +48,7 @@ class Row:
         return {
             "case": self.case,
             "limit_seconds": self.limit,
+            "machine": self.machine,
             "ours_over_limit": self.ours.median / self.limit,
             "extra": self.extra,
             "parties": [
@@ -73,13 +75,9 @@ class Session:
     _limits: dict[str, Limits] = field(default_factory=dict)
 
     def limits(self, dtype: str) -> Limits:
+        """The machine's limits for the dtype; its arrays are made once."""
         if dtype not in self._limits:
-            self._limits[dtype] = Limits.measure(dtype)
-            limit = self._limits[dtype]
-            self.note(
-                f"limits {dtype}: GEMM {limit.flops / 1e9:.0f} GF/s, "
-                f"read {limit.bandwidth / 1e9:.1f} GB/s"
-            )
+            self._limits[dtype] = Limits(dtype)
         return self._limits[dtype]
 
     def note(self, text: str) -> None:
