@@ -95,6 +95,90 @@ def test_small_integers_are_exact(backend, sizes, seed, dtype):
     np.testing.assert_array_equal(lowla.kron_matmul(factors, X), exact.reshape(-1))
 
 
+@pytest.mark.core
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("sizes", "r"),
+    [
+        ([(8, 8)] * 3, 200),  # slabs of columns, two modes a piece
+        ([(16, 16)] * 2, 1030),  # the last slab is no whole vector
+        ([(4, 4)] * 7, 3),
+        ([(9, 5), (7, 12), (4, 3)], 333),
+        ([(32, 32), (1, 1), (24, 17)], 96),
+        ([(40, 33), (20, 25)], 64),
+        ([(2, 2)] * 11, 1),
+        ([(1, 1)] * 12 + [(3, 5)], 50),
+    ],
+)
+def test_blocks_slabs_and_pieces(backend, sizes, r, dtype):
+    """Operands of many cache blocks, in small integers: every entry is exact."""
+    rng = np.random.default_rng(3)
+    factors = [rng.integers(-1, 2, shape).astype(dtype) for shape in sizes]
+    X = rng.integers(-2, 3, (math.prod(n for _, n in sizes), r)).astype(dtype)
+    if np.dtype(dtype).kind == "c":
+        factors = [F + 1j * rng.integers(-1, 2, F.shape).astype(F.real.dtype) for F in factors]
+        X = X + 1j * X[::-1]
+    exact = X.astype(np.complex128)
+    for i, F in enumerate(factors):
+        before, after = math.prod(m for m, _ in sizes[:i]), math.prod(n for _, n in sizes[i + 1 :])
+        exact = np.matmul(F, exact.reshape(before, F.shape[1], after * r)).reshape(-1, r)
+    assert np.abs(exact).max() * eps(dtype) < 1.0
+    np.testing.assert_array_equal(lowla.kron_matmul(factors, X), exact)
+    np.testing.assert_array_equal(lowla.kron_matmul(factors, np.asfortranarray(X)), exact)
+    conjugated = lowla.Kronecker(*factors).H.T @ X.conj()
+    np.testing.assert_array_equal(conjugated, exact.conj())
+
+
+def test_the_direct_call_is_the_usual_one(monkeypatch):
+    """What needs no intake takes a shorter way to the same kernel; the rest is left alone."""
+    if lowla._backend.why_not("native") is not None:
+        pytest.skip("the compiled module is not there")
+    rng = np.random.default_rng(0)
+    direct = lowla._backend.direct()
+    for dtype in DTYPES:
+        factors = [
+            gauss(rng, (3, 4), dtype),
+            gauss(rng, (5, 2), dtype).T,
+            gauss(rng, (6, 9), dtype),
+        ]
+        factors[2] = factors[2][::-1, ::3]
+        for r in (None, 1, 7):
+            X = gauss(rng, (60,) if r is None else (60, r), dtype)
+            for operand in (X, np.asfortranarray(X)):
+                Y = direct.kron_matmul(factors, operand)
+                with monkeypatch.context() as patch:
+                    patch.setattr(lowla._backend, "direct", lambda: None)
+                    expected = lowla.kron_matmul(factors, operand)
+                np.testing.assert_array_equal(Y, expected)
+                assert Y.flags.f_contiguous == expected.flags.f_contiguous
+                np.testing.assert_array_equal(direct.kron_matmul(tuple(factors), operand), Y)
+    A, x = np.eye(2), np.ones(4)
+    unaligned = np.frombuffer(b"0" + x.tobytes(), dtype=np.uint8)[1:].view(np.float64)
+    assert not unaligned.flags.aligned
+    for factors, X in [
+        ([], np.ones(1)),
+        (iter([A, A]), x),
+        ([A, [[1.0]]], x),
+        ([A, A.astype(np.float32)], x),
+        ([A, np.ma.masked_array(A)], x),
+        ([A, A], x.astype(">f8")),
+        ([A, A], unaligned),
+        ([A, A], x.astype(np.int64)),
+        ([A, A], x[:3]),
+        ([A, A], np.ones((4, 0))),
+        ([A, A], np.ones((4, 1, 1))),
+        ([A, A], np.ones((4, 6))[:, ::2]),
+        ([A, np.ones(2)], x),
+        ([A, A], None),
+        (None, x),
+    ]:
+        assert direct.kron_matmul(factors, X) is None
+    with lowla.use_backend("numba"):
+        assert lowla._backend.direct() is None
+    monkeypatch.setenv("LOWLA_BACKEND", "numba")
+    assert lowla._backend.direct() is None
+
+
 @pytest.mark.parametrize("sizes", [[(64, 64)], [(1, 64), (64, 1)], [(1, 1)] * 6, [(2, 3)] * 6])
 @pytest.mark.parametrize("r", [1, 7])
 def test_named_sizes(backend, sizes, r):
@@ -392,6 +476,7 @@ def test_tensors_come_back_as_tensors(backend):
 def test_arrays_on_the_gpu_are_refused(backend, monkeypatch):
     """The message names the function; nothing is copied to main memory behind the back."""
     monkeypatch.setattr(lowla._backend, "select", lambda device: ("cuda", object()))
+    monkeypatch.setattr(lowla._backend, "direct", lambda: None)
     with pytest.raises(NotImplementedError) as caught:
         lowla.kron_matmul([np.eye(2)], np.ones(2))
     assert str(caught.value) == "kron_matmul does not run on the GPU yet: pass host arrays"

@@ -79,12 +79,159 @@ py::array monarch_matmul(const py::array &L, const py::array &R, const py::array
   });
 }
 
+// --- the direct calls ---
+
+/// What NumPy's own struct says of an array: no Python object is made to read it.
+struct Plain {
+  const py::detail::PyArray_Proxy *array = nullptr;
+  int type = -1;
+
+  /// Exactly a numpy.ndarray, aligned, in the machine's byte order, not empty; of `dims`
+  /// dimensions.
+  explicit Plain(py::handle object, int least, int most) {
+    using Api = py::detail::npy_api;
+    if (static_cast<void *>(Py_TYPE(object.ptr())) != static_cast<void *>(Api::get().PyArray_Type_))
+      return;
+    const auto *proxy = py::detail::array_proxy(object.ptr());
+    const auto *descr = py::detail::array_descriptor_proxy(proxy->descr);
+    if (proxy->nd < least || proxy->nd > most || descr->byteorder != '=' ||
+        (proxy->flags & Api::NPY_ARRAY_ALIGNED_) == 0)
+      return;
+    for (int axis = 0; axis < proxy->nd; ++axis)
+      if (proxy->dimensions[axis] == 0)
+        return;
+    array = proxy;
+    type = descr->type_num;
+  }
+
+  explicit operator bool() const { return array != nullptr; }
+  index size(int axis) const { return array->dimensions[axis]; }
+  bool has(int flag) const { return (array->flags & flag) != 0; }
+  template <class T> const T *data() const { return reinterpret_cast<const T *>(array->data); }
+  /// In items; false where the stride is no whole number of them.
+  template <class T> bool stride(int axis, index &out) const {
+    constexpr auto item = static_cast<py::ssize_t>(sizeof(T));
+    out = array->strides[axis] / item;
+    return array->strides[axis] % item == 0;
+  }
+};
+
+constexpr int kC = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_;
+constexpr int kF = py::detail::npy_api::NPY_ARRAY_F_CONTIGUOUS_;
+
+/// f(T{}) for NumPy's number of the type, else None.
+template <class F> py::object with_type(int type, F &&f) {
+  using Api = py::detail::npy_api;
+  switch (type) {
+  case Api::NPY_DOUBLE_:
+    return f(double{});
+  case Api::NPY_FLOAT_:
+    return f(float{});
+  case Api::NPY_CDOUBLE_:
+    return f(std::complex<double>{});
+  case Api::NPY_CFLOAT_:
+    return f(std::complex<float>{});
+  default:
+    return py::none();
+  }
+}
+
+/// Work too short to let other threads take the interpreter, or to be interrupted.
+template <class F> void at_once_or_without_gil(double flops, F &&f) {
+  constexpr double kShort = 1e5;
+  if (flops < kShort)
+    f();
+  else
+    without_gil(f);
+}
+
+/// kron_matmul for arrays that need no intake; None where something about them is unusual.
+py::object direct_kron_matmul(const py::handle &factors, const py::handle &object) {
+  const bool list = PyList_CheckExact(factors.ptr()) != 0;
+  if (!list && !PyTuple_CheckExact(factors.ptr()))
+    return py::none();
+  const Plain X(object, 1, 2);
+  const auto count = static_cast<std::size_t>(Py_SIZE(factors.ptr()));
+  if (!X || count == 0 || !X.has(kC | kF))
+    return py::none();
+  return with_type(X.type, [&](auto zero) -> py::object {
+    using T = decltype(zero);
+    std::vector<MatrixView<T>> views(count);
+    index rows = 1, inner = 1;
+    double sizes = 0;
+    for (std::size_t p = 0; p < count; ++p) {
+      const auto place = static_cast<Py_ssize_t>(p);
+      const Plain F(list ? PyList_GET_ITEM(factors.ptr(), place)
+                         : PyTuple_GET_ITEM(factors.ptr(), place),
+                    2, 2);
+      MatrixView<T> &view = views[p];
+      if (!F || F.type != X.type)
+        return py::none();
+      view = {F.data<T>(), F.size(0), F.size(1), 1, 1, false};
+      if (!F.stride<T>(0, view.rs) || !F.stride<T>(1, view.cs))
+        return py::none();
+      rows *= view.m;
+      inner *= view.n;
+      sizes += static_cast<double>(std::max(view.m, view.n));
+    }
+    if (inner != X.size(0))
+      return py::none();
+    const bool vector = X.array->nd == 1;
+    const index columns = vector ? 1 : X.size(1);
+    const bool columns_first = !X.has(kC);
+    const auto item = static_cast<py::ssize_t>(sizeof(T));
+    py::array_t<T> Y;
+    if (vector)
+      Y = py::array_t<T>(rows);
+    else if (columns_first)
+      Y = py::array_t<T>(std::vector<py::ssize_t>{rows, columns},
+                         std::vector<py::ssize_t>{item, item * rows});
+    else
+      Y = py::array_t<T>(std::vector<py::ssize_t>{rows, columns});
+    T *y = Y.mutable_data();
+    const double work =
+        sizes * static_cast<double>(columns) * static_cast<double>(std::max(rows, inner));
+    at_once_or_without_gil(work,
+                           [&] { kron_multiply(views, X.data<T>(), columns, columns_first, y); });
+    return std::move(Y);
+  });
+}
+
+/// monarch_matmul for arrays that need no intake; None where something about them is unusual.
+py::object direct_monarch_matmul(const py::handle &left, const py::handle &right,
+                                 const py::handle &object) {
+  const Plain L(left, 3, 3), R(right, 3, 3), X(object, 1, 2);
+  if (!L || !R || !X || L.type != X.type || R.type != X.type || !L.has(kC) || !R.has(kC))
+    return py::none();
+  return with_type(X.type, [&](auto zero) -> py::object {
+    using T = decltype(zero);
+    const Blocks<T> l{L.data<T>(), L.size(0), L.size(1), L.size(2)};
+    const Blocks<T> r{R.data<T>(), R.size(0), R.size(1), R.size(2)};
+    const bool vector = X.array->nd == 1;
+    MatrixView<T> x{X.data<T>(), X.size(0), vector ? 1 : X.size(1), 1, 1, false};
+    if (r.count * r.m != l.count * l.n || x.m != r.count * r.n || !X.stride<T>(0, x.rs) ||
+        (!vector && !X.stride<T>(1, x.cs)))
+      return py::none();
+    const index rows = l.count * l.m;
+    py::array_t<T> Y =
+        vector ? py::array_t<T>(rows) : py::array_t<T>(std::vector<py::ssize_t>{rows, x.n});
+    T *y = Y.mutable_data();
+    const double work = 2.0 * static_cast<double>(x.n) *
+                        static_cast<double>(l.count * l.m * l.n + r.count * r.m * r.n);
+    at_once_or_without_gil(work, [&] { monarch_multiply(l, r, x, false, false, false, y); });
+    return std::move(Y);
+  });
+}
+
 } // namespace
 
 void register_kron(py::module_ &m) {
   m.def("kron_matmul", &kron_matmul, py::arg("factors"), py::arg("X"), py::arg("conjugate"));
   m.def("monarch_matmul", &monarch_matmul, py::arg("L"), py::arg("R"), py::arg("X"),
         py::arg("permuted"), py::arg("transpose"), py::arg("conjugate"));
+  auto direct = m.def_submodule("_direct", "Calls of least overhead; None where intake is needed.");
+  direct.def("kron_matmul", &direct_kron_matmul, py::arg("factors"), py::arg("X"));
+  direct.def("monarch_matmul", &direct_monarch_matmul, py::arg("L"), py::arg("R"), py::arg("X"));
 }
 
 } // namespace lowla::bindings

@@ -1,10 +1,11 @@
 // Mode products of a Kronecker product on the CPU (see kron.hpp).
 //
-// A group of modes goes over its operand by blocks: some of the leading indices, and a slab of
-// columns where the trailing ones are many. Where a mode has a cache line of entries behind it, its
-// product is that of the tall-skinny kernels with F_p as the left factor. The last mode of a single
-// column is X F_p^T instead. What is left, and complex factors, goes through a packed tile whose
-// columns come from several blocks; a complex product is the real one [Re F | Im F] [X; i X].
+// Three levels. A group of modes goes over its operand by blocks that stay in the second-level
+// cache: some of the leading indices, and a slab of columns where the trailing ones are many. A
+// unit of neighbouring modes of a group goes over the block by pieces whose intermediate results
+// stay in the first-level cache. A mode of a unit multiplies its factor into lanes, the contiguous
+// entries behind it. The last mode of a single column has none: it is X F_p^T instead. Lanes that
+// fill no whole panel unit are gathered from several blocks into a packed tile.
 #include "lowla/kron.hpp"
 
 #include "host_rows.hpp"
@@ -14,16 +15,27 @@ namespace {
 
 using namespace rows;
 
-/// Operand and result of a block stay in the second-level cache; a mode's own rows in the first.
-constexpr index kBlockBytes = index(1) << 18;
+/// Operand and result of a block stay in the second-level cache, the pieces of a unit in the first.
+constexpr index kBlockBytes = index(1) << 19;
+constexpr index kPieceBytes = index(1) << 15;
 /// Blocks below this size are not made smaller to have more of them.
 constexpr index kLeastBlockBytes = index(1) << 14;
 /// Blocks that a large operand has at least.
 constexpr index kBlocks = 8;
-/// Narrowest slab of columns, in panel units: runs of several cache lines.
-constexpr index kSlabUnits = 8;
+/// Narrowest slab of columns and piece of a unit, in panel units.
+constexpr index kSlabUnits = 4;
+constexpr index kPieceUnits = 2;
+/// Rows of a factor up to which its operand is read once or twice, so that packing it is no gain.
+constexpr index kFewRows = 8;
 /// Columns of a packed tile, in panel units.
 constexpr index kTileUnits = 4;
+
+/// Rows of lanes: `row` reals from one to the next.
+template <class P> struct Rows {
+  P *data;
+  index row;
+  Rows at(index i, index lane) const { return {data + i * row + lane, row}; }
+};
 
 template <class T> class Mode {
 public:
@@ -32,58 +44,62 @@ public:
   static constexpr index kTile = kTileUnits * kUnit;
   index m, n;
 
-  explicit Mode(const MatrixView<T> &F)
-      : m(F.m), n(F.n), left_(m * kPlanes<T> * n), width_(round_up(kPlanes<T> * m, kUnit)),
-        right_(kPlanes<T> * n * width_) {
-    std::fill(right_.get(), right_.get() + kPlanes<T> * n * width_, R(0));
-    const R flip = F.conjugated ? R(-1) : R(1);
-    for (index i = 0; i < m; ++i)
-      for (index j = 0; j < n; ++j) {
-        const T value = *F.at(i, j);
-        const R re = std::real(value);
-        left_.get()[i * kPlanes<T> * n + j] = re;
-        R *row = right_.get() + kPlanes<T> * j * width_ + kPlanes<T> * i;
-        row[0] = re;
-        if constexpr (is_complex_v<T>) {
-          const R im = flip * std::imag(value);
-          left_.get()[i * 2 * n + n + j] = im;
-          row[1] = im;
-          row[width_] = -im;
-          row[width_ + 1] = re;
-        }
-      }
+  /// `by_rows`: whether a single column may have this as its last mode.
+  Mode(const MatrixView<T> &F, bool by_rows) : m(F.m), n(F.n), F_(F) {
+    if ((F.cs != 1 && F.rs != 1) || F.rs < 0 || F.cs < 0) {
+      storage_ = Buffer<T>(m * n);
+      for (index i = 0; i < m; ++i)
+        for (index j = 0; j < n; ++j)
+          storage_.get()[i * n + j] = *F.at(i, j);
+      F_ = {storage_.get(), m, n, n, 1, F.conjugated};
+    }
+    if (by_rows)
+      transpose();
   }
 
   /// Falls where a mode is better taken later.
   double priority() const { return 1.0 / static_cast<double>(m) - 1.0 / static_cast<double>(n); }
 
+  /// Y = F X on w lanes, whole panel units, of all operands of the two repeats.
+  void lanes(Rows<const R> X, Rows<R> Y, index w, simd::Repeat inner,
+             simd::Repeat outer = {}) const {
+    simd::modes<T>().multiply(F_.data, F_.rs, F_.cs, F_.conjugated, m, n, X.data, X.row, Y.data,
+                              Y.row, w, inner, outer);
+  }
+
   /// Y(l, :, :) = F X(l, :, :) for l < left; X (left, n, right), right in reals.
-  void apply(const R *X, R *Y, index left, index right) const {
-    if (right == kPlanes<T>) {
+  void whole(const R *X, R *Y, index left, index right) const {
+    if (right == kPlanes<T> && width_ > 0) {
       by_rows(X, left, Y);
       return;
     }
-    const index whole = is_complex_v<T> ? 0 : right / kUnit * kUnit;
-    if (whole > 0)
-      for (index l = 0; l < left; ++l)
-        simd::dense<R>().multiply(left_.get(), n, m, n, X + l * n * right, right, whole,
-                                  Y + l * m * right, right, false, {});
-    if (whole < right)
-      by_tiles(X, Y, left, whole, right);
-  }
-
-  /// The same for a slab of w columns, whole panel units, of rows `x_row` and `y_row` reals apart:
-  /// Y(l, :, j) = F X(l, :, j) for l < left, j < after. Real F only.
-  void apply_slab(const R *X, index x_row, R *Y, index y_row, index left, index after,
-                  index w) const {
-    for (index l = 0; l < left; ++l)
-      for (index j = 0; j < after; ++j)
-        simd::dense<R>().multiply(left_.get(), n, m, n, X + (l * n * after + j) * x_row,
-                                  after * x_row, w, Y + (l * m * after + j) * y_row, after * y_row,
-                                  false, {});
+    const index even = right / kUnit * kUnit;
+    if (even > 0)
+      lanes({X, right}, {Y, right}, even, {left, n * right, m * right});
+    if (even < right)
+      by_tiles(X, Y, left, even, right);
   }
 
 private:
+  /// The real form of F^T, rows padded to whole units.
+  void transpose() {
+    width_ = round_up(kPlanes<T> * m, kUnit);
+    right_ = Buffer<R>(kPlanes<T> * n * width_);
+    std::fill(right_.get(), right_.get() + kPlanes<T> * n * width_, R(0));
+    for (index j = 0; j < n; ++j)
+      for (index i = 0; i < m; ++i) {
+        const T value = *F_.at(i, j);
+        R *row = right_.get() + kPlanes<T> * j * width_ + kPlanes<T> * i;
+        row[0] = std::real(value);
+        if constexpr (is_complex_v<T>) {
+          const R im = F_.conjugated ? -value.imag() : value.imag();
+          row[1] = im;
+          row[width_] = -im;
+          row[width_ + 1] = value.real();
+        }
+      }
+  }
+
   /// Rows of X (left x n) times F^T.
   void by_rows(const R *X, index left, R *Y) const {
     const index depth = kPlanes<T> * n, cols = kPlanes<T> * m;
@@ -104,40 +120,153 @@ private:
 
   /// The columns (l, c), begin <= c < right, of all blocks by packed tiles.
   void by_tiles(const R *X, R *Y, index left, index begin, index right) const {
-    R *tile = scratch<R>((kPlanes<T> * n + m) * kTile, 2), *result = tile + kPlanes<T> * n * kTile;
+    R *tile = scratch<R>((n + m) * kTile, 2), *result = tile + n * kTile;
     const index run = right - begin, total = left * run;
+    // f(reals of a row of the tile, block, its first column, reals) for the pieces of a tile
+    const auto pieces = [&](index first, index count, auto &&f) {
+      for (index q = 0; q < count;) {
+        const index l = (first + q) / run, c = begin + (first + q) % run;
+        const index length = std::min(right - c, count - q);
+        f(q, l, c, length);
+        q += length;
+      }
+    };
     for (index first = 0; first < total; first += kTile) {
       const index count = std::min(kTile, total - first), padded = round_up(count, kUnit);
       if (count < padded)
-        std::fill(tile, tile + kPlanes<T> * n * kTile, R(0));
-      for (index q = 0; q < count;) {
-        const index l = (first + q) / run, c = begin + (first + q) % run;
-        const index length = std::min(right - c, count - q);
-        const R *x = X + l * n * right + c;
-        for (index i = 0; i < n; ++i, x += right)
-          for (index k = 0; k < length; ++k) {
-            tile[i * kTile + q + k] = x[k];
-            if constexpr (is_complex_v<T>) // i X: pairs begin at even c
-              tile[(n + i) * kTile + q + k] = (k & 1) != 0 ? x[k - 1] : -x[k + 1];
-          }
-        q += length;
-      }
-      simd::dense<R>().multiply(left_.get(), kPlanes<T> * n, m, kPlanes<T> * n, tile, kTile, padded,
-                                result, kTile, false, {});
-      for (index q = 0; q < count;) {
-        const index l = (first + q) / run, c = begin + (first + q) % run;
-        const index length = std::min(right - c, count - q);
-        R *y = Y + l * m * right + c;
-        for (index i = 0; i < m; ++i, y += right)
-          std::copy_n(result + i * kTile + q, length, y);
-        q += length;
-      }
+        std::fill(tile, tile + n * kTile, R(0));
+      pieces(first, count, [&](index q, index l, index c, index length) {
+        for (index i = 0; i < n; ++i)
+          std::copy_n(X + (l * n + i) * right + c, length, tile + i * kTile + q);
+      });
+      lanes({tile, kTile}, {result, kTile}, padded, {});
+      pieces(first, count, [&](index q, index l, index c, index length) {
+        for (index i = 0; i < m; ++i)
+          std::copy_n(result + i * kTile + q, length, Y + (l * m + i) * right + c);
+      });
     }
   }
 
-  Buffer<R> left_; ///< [Re F | Im F]
-  index width_;
-  Buffer<R> right_; ///< the real form of F^T, rows padded to whole units
+  MatrixView<T> F_;
+  Buffer<T> storage_; ///< where the caller's strides do not serve
+  index width_ = 0;
+  Buffer<R> right_;
+};
+
+/// Product of the sizes first .. last - 1.
+index product(const std::vector<index> &sizes, std::size_t first, std::size_t last) {
+  index out = 1;
+  for (std::size_t p = first; p < last; ++p)
+    out *= sizes[p];
+  return out;
+}
+
+/// Neighbouring modes, in the order in which they are taken.
+template <class T> class Unit {
+public:
+  using R = real_t<T>;
+  std::size_t first, last; ///< places among all modes
+  index in = 1, out = 1;
+
+  Unit(const std::vector<Mode<T>> &modes, std::size_t p)
+      : first(p), last(p + 1), in(modes[p].n), out(modes[p].m), modes_(modes), order_{p} {}
+
+  /// Takes the mode p in, if it is a neighbour and the pieces stay small enough.
+  bool join(std::size_t p) {
+    if ((p + 1 != first && p != last) || last - first == kMostModes)
+      return false;
+    Unit larger(*this);
+    larger.first = std::min(p, first);
+    larger.last = std::max(p + 1, last);
+    larger.in *= modes_[p].n;
+    larger.out *= modes_[p].m;
+    larger.order_.push_back(p);
+    constexpr auto narrowest = kPieceUnits * Mode<T>::kUnit * static_cast<index>(sizeof(real_t<T>));
+    if (larger.largest() * narrowest > kPieceBytes)
+      return false;
+    order_ = larger.order_;
+    first = larger.first;
+    last = larger.last;
+    in = larger.in;
+    out = larger.out;
+    return true;
+  }
+
+  /// Y(l, :, j) = U X(l, :, j), l < left, j < after, on w lanes: whole panel units.
+  void operator()(Rows<const R> X, Rows<R> Y, index left, index after, index w) const {
+    const Mode<T> &mode = modes_[order_[0]];
+    if (X.row == w && Y.row == w) { // the indices behind are lanes too
+      w *= after;
+      X.row = Y.row = w;
+      after = 1;
+    }
+    constexpr auto item = static_cast<index>(sizeof(R));
+    const bool single = order_.size() == 1;
+    const bool copied = mode.m > simd::kModeRows && simd::crowded(after * X.row * item, mode.n);
+    if (single && !copied) {
+      mode.lanes({X.data, after * X.row}, {Y.data, after * Y.row}, w, {after, X.row, Y.row},
+                 {left, in * after * X.row, out * after * Y.row});
+      return;
+    }
+    constexpr index unit = Mode<T>::kUnit;
+    const index widest = std::max(kPieceUnits, kPieceBytes / (largest() * item) / unit) * unit;
+    const index width = std::min(w, widest);
+    R *buffers[2] = {scratch<R>(2 * largest() * width, 3), nullptr};
+    buffers[1] = buffers[0] + largest() * width;
+    const index slabs = (w + width - 1) / width, pieces = left * after * slabs;
+    for (index t = 0; t < pieces; ++t) {
+      const index lane = t % slabs * width, j = t / slabs % after, l = t / slabs / after;
+      Rows<const R> x{X.data + (l * in * after + j) * X.row + lane, after * X.row};
+      const Rows<R> y{Y.data + (l * out * after + j) * Y.row + lane, after * Y.row};
+      const index taken = std::min(width, w - lane);
+      if (copied) {
+        for (index i = 0; i < in; ++i)
+          std::copy_n(x.data + i * x.row, taken, buffers[1] + i * taken);
+        x = {buffers[1], taken};
+      }
+      piece(x, y, taken, buffers);
+    }
+  }
+
+private:
+  static constexpr std::size_t kMostModes = 8;
+
+  /// Rows of the largest array on the way.
+  index largest() const {
+    std::vector<index> sizes;
+    for (std::size_t p = first; p < last; ++p)
+      sizes.push_back(modes_[p].n);
+    index most = product(sizes, 0, sizes.size());
+    for (std::size_t p : order_) {
+      sizes[p - first] = modes_[p].m;
+      most = std::max(most, product(sizes, 0, sizes.size()));
+    }
+    return most;
+  }
+
+  void piece(Rows<const R> x, Rows<R> y, index w, R *const *buffers) const {
+    index sizes[kMostModes];
+    for (std::size_t p = first; p < last; ++p)
+      sizes[p - first] = modes_[p].n;
+    for (std::size_t k = 0; k < order_.size(); ++k) {
+      const Mode<T> &mode = modes_[order_[k]];
+      const std::size_t place = order_[k] - first;
+      index before = 1, after = 1;
+      for (std::size_t q = 0; q < place; ++q)
+        before *= sizes[q];
+      for (std::size_t q = place + 1; q < last - first; ++q)
+        after *= sizes[q];
+      const bool done = k + 1 == order_.size();
+      const Rows<R> to = done ? y : Rows<R>{buffers[k % 2], w};
+      mode.lanes({x.data, after * x.row}, {to.data, after * to.row}, w, {after, x.row, to.row},
+                 {before, mode.n * after * x.row, mode.m * after * to.row});
+      sizes[place] = mode.m;
+      x = {to.data, to.row};
+    }
+  }
+
+  const std::vector<Mode<T>> &modes_;
+  std::vector<std::size_t> order_;
 };
 
 /// Some neighbouring modes of an array (left, n_1, ..., n_k, right), right in reals.
@@ -148,18 +277,21 @@ public:
   Group(const std::vector<Mode<T>> &modes, std::size_t first, std::size_t last, index right)
       : modes_(modes), first_(first), last_(last), right_(right) {
     std::vector<index> sizes;
-    for (std::size_t p = first; p < last; ++p) {
-      order_.push_back(p);
+    for (std::size_t p = first; p < last; ++p)
       sizes.push_back(modes[p].n);
-    }
+    for (std::size_t p = last; p-- > first;)
+      order_.push_back(p);
     std::stable_sort(order_.begin(), order_.end(), [&](std::size_t a, std::size_t b) {
       return modes[a].priority() > modes[b].priority();
     });
-    largest_ = product(sizes);
+    largest_ = in();
     for (std::size_t p : order_) {
-      flops_ += 2.0 * static_cast<double>(product(sizes) * modes[p].m * kPlanes<T>);
+      flops_ +=
+          2.0 * static_cast<double>(product(sizes, 0, sizes.size()) * modes[p].m) * kPlanes<T>;
       sizes[p - first] = modes[p].m;
-      largest_ = std::max(largest_, product(sizes));
+      largest_ = std::max(largest_, product(sizes, 0, sizes.size()));
+      if (units_.empty() || !units_.back().join(p))
+        units_.emplace_back(modes, p);
     }
   }
 
@@ -187,19 +319,13 @@ public:
     parallel_for(chunks.count, [&](index c) {
       for (index task = chunks.first(c); task < chunks.last(c); ++task) {
         const index l = task / slabs * together, column = task % slabs * width;
-        block(X + l * in() * right_ + column, Y + l * out() * right_ + column,
+        block({X + l * in() * right_ + column, right_}, {Y + l * out() * right_ + column, right_},
               std::min(together, left - l), std::min(width, right_ - column));
       }
     });
   }
 
 private:
-  static index product(const std::vector<index> &sizes) {
-    index out = 1;
-    for (index s : sizes)
-      out *= s;
-    return out;
-  }
   index size(index Mode<T>::*side) const {
     index out = 1;
     for (std::size_t p = first_; p < last_; ++p)
@@ -207,61 +333,72 @@ private:
     return out;
   }
 
-  /// `left` leading indices and `w` columns. A slab of the columns is packed first: rows a power of
-  /// two apart, as they often are, would share a few cache sets.
-  void block(const R *X, R *Y, index left, index w) const {
+  /// `left` leading indices and `w` columns. A slab of the columns is packed first, one unit wider:
+  /// rows a power of two apart, as they often are, share a few cache sets.
+  void block(Rows<const R> X, Rows<R> Y, index left, index w) const {
+    const bool slab = w < right_;
+    const index row = slab ? w + Mode<T>::kUnit : w;
+    const index room = round_up(left * largest_ * row, Mode<T>::kUnit) + Mode<T>::kUnit;
+    R *buffers[2] = {scratch<R>(2 * room, 1), nullptr};
+    buffers[1] = buffers[0] + room;
+    if (w % Mode<T>::kUnit != 0) {
+      ragged(X, Y, left, w, buffers);
+      return;
+    }
     std::vector<index> sizes;
     for (std::size_t p = first_; p < last_; ++p)
       sizes.push_back(modes_[p].n);
-    const bool slab = w < right_, lines = !is_complex_v<T> && w % Mode<T>::kUnit == 0;
-    const bool read_packed = slab || X == Y;
-    const bool write_packed = slab && !lines;
-    const index room = left * largest_ * w;
-    R *buffers[2] = {nullptr, nullptr};
-    if (read_packed || write_packed || order_.size() > 1) {
-      buffers[0] = scratch<R>(2 * room + 2 * Mode<T>::kUnit, 1);
-      buffers[1] = buffers[0] + round_up(room, Mode<T>::kUnit) + Mode<T>::kUnit;
-    }
     int next = 0;
-    index row = right_; // of X
-    if (read_packed) {
-      copy_rows(X, right_, left * in(), w, buffers[0], w);
-      X = buffers[0];
-      row = w;
+    if ((slab && modes_[order_[0]].m > kFewRows) || (X.data == Y.data && units_.size() == 1)) {
+      copy_rows(X, {buffers[1], row}, left * in(), w);
+      X = {buffers[1], row};
+    }
+    for (std::size_t k = 0; k < units_.size(); ++k) {
+      const Unit<T> &unit = units_[k];
+      const Rows<R> to = k + 1 == units_.size() ? Y : Rows<R>{buffers[next], row};
+      unit(X, to, left * product(sizes, 0, unit.first - first_),
+           product(sizes, unit.last - first_, sizes.size()), w);
+      for (std::size_t p = unit.first; p < unit.last; ++p)
+        sizes[p - first_] = modes_[p].m;
+      X = {to.data, to.row};
+      next = 1 - next;
+    }
+  }
+
+  /// Where the columns fill no whole unit: packed, and mode by mode.
+  void ragged(Rows<const R> X, Rows<R> Y, index left, index w, R *const *buffers) const {
+    std::vector<index> sizes;
+    for (std::size_t p = first_; p < last_; ++p)
+      sizes.push_back(modes_[p].n);
+    int next = 0;
+    if (X.row != w || X.data == Y.data) {
+      copy_rows(X, {buffers[0], w}, left * in(), w);
+      X = {buffers[0], w};
       next = 1;
     }
     for (std::size_t k = 0; k < order_.size(); ++k) {
-      const std::size_t p = order_[k];
-      const bool to_Y = k + 1 == order_.size() && !write_packed;
-      R *target = to_Y ? Y : buffers[next];
-      const index target_row = to_Y ? right_ : w;
-      index before = left, after = 1;
-      for (std::size_t q = first_; q < p; ++q)
-        before *= sizes[q - first_];
-      for (std::size_t q = p + 1; q < last_; ++q)
-        after *= sizes[q - first_];
-      if (row == w && target_row == w)
-        modes_[p].apply(X, target, before, after * w);
-      else
-        modes_[p].apply_slab(X, row, target, target_row, before, after, w);
-      sizes[p - first_] = modes_[p].m;
-      X = target;
-      row = target_row;
+      const std::size_t p = order_[k], place = p - first_;
+      R *target = k + 1 == order_.size() && Y.row == w ? Y.data : buffers[next];
+      modes_[p].whole(X.data, target, left * product(sizes, 0, place),
+                      product(sizes, place + 1, sizes.size()) * w);
+      sizes[place] = modes_[p].m;
+      X = {target, w};
       next = 1 - next;
     }
-    if (write_packed)
-      copy_rows(X, w, left * out(), w, Y, right_);
+    if (Y.row != w)
+      copy_rows(X, Y, left * out(), w);
   }
 
-  static void copy_rows(const R *X, index ldx, index rows, index w, R *Y, index ldy) {
+  static void copy_rows(Rows<const R> X, Rows<R> Y, index rows, index w) {
     for (index i = 0; i < rows; ++i)
-      std::copy_n(X + i * ldx, w, Y + i * ldy);
+      std::copy_n(X.data + i * X.row, w, Y.data + i * Y.row);
   }
 
   const std::vector<Mode<T>> &modes_;
   std::size_t first_, last_;
   index right_;
   std::vector<std::size_t> order_;
+  std::vector<Unit<T>> units_;
   index largest_ = 1;
   double flops_ = 0; ///< a real of the columns and leading index
 };
@@ -272,14 +409,17 @@ template <class T>
 void kron_multiply(const std::vector<MatrixView<T>> &factors, const T *X, index columns,
                    bool columns_first, T *Y) {
   using R = real_t<T>;
-  std::vector<Mode<T>> modes;
-  modes.reserve(factors.size());
-  for (const MatrixView<T> &F : factors)
-    modes.emplace_back(F);
   constexpr auto item = static_cast<index>(sizeof(R));
   index left = columns_first ? columns : 1, right = kPlanes<T> * (columns_first ? 1 : columns);
-  for (const Mode<T> &mode : modes)
-    left *= mode.n;
+  std::vector<Mode<T>> modes;
+  modes.reserve(factors.size());
+  for (std::size_t p = 0; p < factors.size(); ++p) {
+    const bool last =
+        std::all_of(factors.begin() + static_cast<std::ptrdiff_t>(p) + 1, factors.end(),
+                    [](const MatrixView<T> &F) { return std::min(F.m, F.n) == 1; });
+    modes.emplace_back(factors[p], last && right == kPlanes<T>);
+    left *= factors[p].n;
+  }
   const index all = left;
   // Groups from the last mode on, as large as their blocks allow.
   std::vector<Group<T>> groups;

@@ -16,6 +16,10 @@ namespace lowla::simd {
   extern const DenseKernels<double> kDenseDouble;                                                  \
   void words4(std::uint64_t key, std::uint32_t stream, index row, index j, index cols,             \
               std::uint32_t *out, index ld);                                                       \
+  extern const ModeKernels<float> kModesS;                                                         \
+  extern const ModeKernels<double> kModesD;                                                        \
+  extern const ModeKernels<std::complex<float>> kModesC;                                           \
+  extern const ModeKernels<std::complex<double>> kModesZ;                                          \
   extern const SketchKernels<float> kSketchFloat;                                                  \
   extern const SketchKernels<double> kSketchDouble;                                                \
   extern const SparseKernels<float, std::int32_t> kSparseS32;                                      \
@@ -107,6 +111,14 @@ void words4(std::uint64_t key, std::uint32_t stream, index row, index j, index c
 
 template <> const DenseKernels<float> &dense<float>() { LOWLA_PICK(kDenseFloat) }
 template <> const DenseKernels<double> &dense<double>() { LOWLA_PICK(kDenseDouble) }
+template <> const ModeKernels<float> &modes<float>() { LOWLA_PICK(kModesS) }
+template <> const ModeKernels<double> &modes<double>() { LOWLA_PICK(kModesD) }
+template <> const ModeKernels<std::complex<float>> &modes<std::complex<float>>() {
+  LOWLA_PICK(kModesC)
+}
+template <> const ModeKernels<std::complex<double>> &modes<std::complex<double>>() {
+  LOWLA_PICK(kModesZ)
+}
 template <> const SketchKernels<float> &sketching<float>() { LOWLA_PICK(kSketchFloat) }
 template <>
 const SketchKernels<double> &sketching<double>(){LOWLA_PICK(kSketchDouble)}

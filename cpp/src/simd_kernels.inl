@@ -266,6 +266,126 @@ template <class R> double sum_squares(const R *x, index n) {
   return total;
 }
 
+// --- modes ---
+
+/// A tile: kModeTile rows of F and kModeVectors vectors of X, or twice the rows and one.
+constexpr int kModeVectors = 3;
+constexpr int kModeTile = LOWLA_VECTOR_BYTES == 64 ? 8 : 4;
+
+/// i x for interleaved complex numbers, or -i x: `turn` is (-1, 1, ...) or its negative.
+template <class R> LOWLA_INLINE vec<R> times_i(vec<R> x, vec<R> turn) {
+  if constexpr (sizeof(R) == 4) {
+    typedef std::int32_t places __attribute__((vector_size(LOWLA_VECTOR_BYTES)));
+    places swap;
+    for (int i = 0; i < kLanes<R>; ++i)
+      swap[i] = i ^ 1;
+    return __builtin_shuffle(x, swap) * turn;
+  } else {
+    typedef std::int64_t places __attribute__((vector_size(LOWLA_VECTOR_BYTES)));
+    places swap;
+    for (int i = 0; i < kLanes<R>; ++i)
+      swap[i] = i ^ 1;
+    return __builtin_shuffle(x, swap) * turn;
+  }
+}
+
+/// MR rows of F times NV vectors; `stride` reals between the rows of F (kAlong) or its columns.
+template <class T, Walk kWalk, int MR, int NV>
+LOWLA_INLINE void mode_tile(const real_t<T> *F, index stride, index n, const real_t<T> *X,
+                            index ldx, real_t<T> *Y, index ldy, vec<real_t<T>> turn) {
+  using R = real_t<T>;
+  constexpr index W = kLanes<R>;
+  constexpr int P = is_complex_v<T> ? 2 : 1;
+  vec<R> acc[MR][NV] = {};
+#pragma GCC unroll 2
+  for (index k = 0; k < n; ++k) {
+    vec<R> x[NV], turned[NV];
+    for (int v = 0; v < NV; ++v) {
+      x[v] = load(X + k * ldx + v * W);
+      if constexpr (is_complex_v<T>)
+        turned[v] = times_i<R>(x[v], turn);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < MR; ++r) {
+      const R *f = kWalk == Walk::kAlong ? F + r * stride + P * k : F + P * r + k * stride;
+      for (int v = 0; v < NV; ++v) {
+        acc[r][v] += f[0] * x[v];
+        if constexpr (is_complex_v<T>)
+          acc[r][v] += f[1] * turned[v];
+      }
+    }
+  }
+  for (int r = 0; r < MR; ++r)
+    for (int v = 0; v < NV; ++v)
+      store(Y + r * ldy + v * W, acc[r][v]);
+}
+
+template <class T, Walk kWalk, int NV>
+LOWLA_INLINE void mode_columns(const real_t<T> *F, index stride, index m, index n,
+                               const real_t<T> *X, index ldx, real_t<T> *Y, index ldy,
+                               vec<real_t<T>> turn) {
+  constexpr int P = is_complex_v<T> ? 2 : 1;
+  const index step = kWalk == Walk::kAlong ? stride : P;
+  index i = 0;
+  if constexpr (NV == 1)
+    for (; i + 2 * kModeTile <= m; i += 2 * kModeTile)
+      mode_tile<T, kWalk, 2 * kModeTile, 1>(F + i * step, stride, n, X, ldx, Y + i * ldy, ldy,
+                                            turn);
+  for (; i + kModeTile <= m; i += kModeTile)
+    mode_tile<T, kWalk, kModeTile, NV>(F + i * step, stride, n, X, ldx, Y + i * ldy, ldy, turn);
+  if constexpr (kModeTile > 4)
+    for (; i + 4 <= m; i += 4)
+      mode_tile<T, kWalk, 4, NV>(F + i * step, stride, n, X, ldx, Y + i * ldy, ldy, turn);
+  for (; i + 2 <= m; i += 2)
+    mode_tile<T, kWalk, 2, NV>(F + i * step, stride, n, X, ldx, Y + i * ldy, ldy, turn);
+  if (i < m)
+    mode_tile<T, kWalk, 1, NV>(F + i * step, stride, n, X, ldx, Y + i * ldy, ldy, turn);
+}
+
+template <class T, Walk kWalk>
+LOWLA_INLINE void mode(const real_t<T> *F, index stride, index m, index n, const real_t<T> *X,
+                       index ldx, real_t<T> *Y, index ldy, index vectors, Repeat inner,
+                       Repeat outer, vec<real_t<T>> turn) {
+  constexpr index W = kLanes<real_t<T>>;
+  // Rows that push each other out of the cache are read once, by one tile.
+  const bool narrow = m > kModeTile && m <= 2 * kModeTile &&
+                      crowded(ldx * static_cast<index>(sizeof(real_t<T>)), n);
+  for (index a = 0; a < outer.count; ++a)
+    for (index b = 0; b < inner.count; ++b) {
+      const real_t<T> *x = X + a * outer.x + b * inner.x;
+      real_t<T> *y = Y + a * outer.y + b * inner.y;
+      for (index left = vectors; left > 0;) {
+        // no single vector where two groups of two do it
+        const int taken = narrow ? 1 : left >= 5 || left == 3 ? kModeVectors : left >= 2 ? 2 : 1;
+        if (taken == kModeVectors)
+          mode_columns<T, kWalk, kModeVectors>(F, stride, m, n, x, ldx, y, ldy, turn);
+        else if (taken == 2)
+          mode_columns<T, kWalk, 2>(F, stride, m, n, x, ldx, y, ldy, turn);
+        else
+          mode_columns<T, kWalk, 1>(F, stride, m, n, x, ldx, y, ldy, turn);
+        left -= taken;
+        x += taken * W;
+        y += taken * W;
+      }
+    }
+}
+
+template <class T>
+void mode_multiply(const T *F, index rs, index cs, bool conjugate, index m, index n,
+                   const real_t<T> *X, index ldx, real_t<T> *Y, index ldy, index w, Repeat inner,
+                   Repeat outer) {
+  using R = real_t<T>;
+  constexpr int P = is_complex_v<T> ? 2 : 1;
+  vec<R> turn;
+  for (int i = 0; i < kLanes<R>; ++i)
+    turn[i] = ((i & 1) == 0) != conjugate ? R(-1) : R(1);
+  const R *f = reinterpret_cast<const R *>(F);
+  if (cs == 1)
+    mode<T, Walk::kAlong>(f, P * rs, m, n, X, ldx, Y, ldy, w / kLanes<R>, inner, outer, turn);
+  else
+    mode<T, Walk::kDown>(f, P * cs, m, n, X, ldx, Y, ldy, w / kLanes<R>, inner, outer, turn);
+}
+
 // --- sparse ---
 
 template <class T> struct Parts {
@@ -398,6 +518,15 @@ const DenseKernels<float> kDenseFloat{multiply<float>, multiply_transposed<float
                                       combinations<float>, sum_squares<float>};
 const DenseKernels<double> kDenseDouble{multiply<double>, multiply_transposed<double>, dots<double>,
                                         combinations<double>, sum_squares<double>};
+
+#define LOWLA_MODE_TABLE(NAME, T)                                                                  \
+  extern const ModeKernels<T> NAME;                                                                \
+  const ModeKernels<T> NAME{mode_multiply<T>};
+LOWLA_MODE_TABLE(kModesS, float)
+LOWLA_MODE_TABLE(kModesD, double)
+LOWLA_MODE_TABLE(kModesC, std::complex<float>)
+LOWLA_MODE_TABLE(kModesZ, std::complex<double>)
+#undef LOWLA_MODE_TABLE
 
 #define LOWLA_SPARSE_TABLE(NAME, T, I)                                                             \
   extern const SparseKernels<T, I> NAME;                                                           \

@@ -1,6 +1,7 @@
 // The thread pool behind lowla::threads::parallel_for (see core/threads.hpp for its rules).
 #include "lowla/core/threads.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -31,18 +32,37 @@ void pause_cpu() {
 }
 
 /// One parallel loop. It lives on the heap, shared by all who may look at it, so that a worker that
-/// wakes late finds a closed job rather than a dead stack frame.
+/// wakes late finds a closed job rather than a dead stack frame. Every thread begins with a share
+/// of neighbouring chunks, the same in every loop of as many, and then helps with the others': what
+/// it left in its caches it is likely to find again.
 struct Job {
+  struct alignas(64) Share {
+    std::atomic<index> next{0};
+    index last = 0;
+  };
+
   detail::ChunkFunction function;
   void *context;
   index n_chunks;
-  std::atomic<index> next{0};
+  std::vector<Share> shares;
   std::atomic<index> done{0};
   std::atomic<bool> failed{false};
   std::exception_ptr error;
 
-  /// Take chunks until none is left. Only a thread that holds a chunk touches `context`.
-  void work(bool caller);
+  Job(detail::ChunkFunction f, void *data, index chunks, index threads)
+      : function(f), context(data), n_chunks(chunks), shares(static_cast<std::size_t>(threads)) {
+    for (index t = 0; t < threads; ++t) {
+      shares[static_cast<std::size_t>(t)].next.store(chunks * t / threads);
+      shares[static_cast<std::size_t>(t)].last = chunks * (t + 1) / threads;
+    }
+  }
+
+  /// Take chunks until none is left, as thread 0 (the caller) and so on. Only a thread that holds a
+  /// chunk touches `context`.
+  void work(std::size_t thread);
+
+private:
+  void run(index chunk, bool caller);
 };
 
 thread_local bool t_in_parallel = false;
@@ -53,23 +73,29 @@ struct ParallelScope {
   ~ParallelScope() { t_in_parallel = previous; }
 };
 
-void Job::work(bool caller) {
-  for (index chunk = next.fetch_add(1); chunk < n_chunks; chunk = next.fetch_add(1)) {
-    if (!failed.load(std::memory_order_relaxed)) {
-      try {
-        {
-          ParallelScope scope;
-          function(context, chunk);
-        }
-        if (caller)
-          CancelScope::poll();
-      } catch (...) {
-        if (!failed.exchange(true))
-          error = std::current_exception();
-      }
-    }
-    done.fetch_add(1, std::memory_order_acq_rel);
+void Job::work(std::size_t thread) {
+  for (std::size_t k = 0; k < shares.size(); ++k) {
+    Share &share = shares[(thread + k) % shares.size()];
+    for (index chunk = share.next.fetch_add(1); chunk < share.last; chunk = share.next.fetch_add(1))
+      run(chunk, thread == 0);
   }
+}
+
+void Job::run(index chunk, bool caller) {
+  if (!failed.load(std::memory_order_relaxed)) {
+    try {
+      {
+        ParallelScope scope;
+        function(context, chunk);
+      }
+      if (caller)
+        CancelScope::poll();
+    } catch (...) {
+      if (!failed.exchange(true))
+        error = std::current_exception();
+    }
+  }
+  done.fetch_add(1, std::memory_order_acq_rel);
 }
 
 class Pool {
@@ -84,7 +110,7 @@ public:
       generation_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
-    job->work(true);
+    job->work(0);
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(2);
     while (job->done.load(std::memory_order_acquire) < job->n_chunks) {
       // A worker still holds a chunk: it is at most one chunk away.
@@ -122,7 +148,7 @@ private:
           job = current_;
       }
       if (job)
-        job->work(false);
+        job->work(static_cast<std::size_t>(id) + 1);
     }
   }
 
@@ -203,17 +229,13 @@ bool in_parallel() { return t_in_parallel; }
 namespace detail {
 
 void run(index n_chunks, ChunkFunction f, void *context) {
-  auto job = std::make_shared<Job>();
-  job->function = f;
-  job->context = context;
-  job->n_chunks = n_chunks;
-  BusyScope busy;
-  if (busy.owned) {
-    const index n_threads = get_num_threads();
-    pool().run(job, static_cast<int>(n_threads < n_chunks ? n_threads : n_chunks));
-  } else {
-    job->work(true);
-  }
+  const BusyScope busy;
+  const index n_threads = busy.owned ? std::min<index>(get_num_threads(), n_chunks) : 1;
+  const auto job = std::make_shared<Job>(f, context, n_chunks, n_threads);
+  if (busy.owned)
+    pool().run(job, static_cast<int>(n_threads));
+  else
+    job->work(0);
   if (job->failed.load())
     std::rethrow_exception(job->error);
 }

@@ -177,6 +177,13 @@ class Backend(Protocol):
     def features(self) -> dict[str, str | int | bool]: ...
 
 
+class Direct(Protocol):
+    """Functions for exact `numpy.ndarray`s of one dtype: None where the usual intake is needed."""
+
+    def kron_matmul(self, factors: object, X: object) -> Array | None: ...
+    def monarch_matmul(self, L: object, R: object, X: object) -> Array | None: ...
+
+
 _requested: ContextVar[BackendName | None] = ContextVar("lowla_backend", default=None)
 
 
@@ -268,6 +275,19 @@ def select(device: Device) -> tuple[BackendName, Backend]:
             "there yourself (cupy.asnumpy(A), tensor.cpu()) or use the backend 'cuda'"
         )
     return name, load(name)
+
+
+def direct() -> Direct | None:
+    """The calls of least overhead, unless a backend other than native is asked for."""
+    if _requested.get() not in (None, "native") or "LOWLA_BACKEND" in os.environ:
+        return None
+    return _direct()
+
+
+@functools.cache
+def _direct() -> Direct | None:
+    module, _ = _native()
+    return None if module is None else cast(Direct, module._direct)
 
 
 # Functions that so far only the numba backend has, and those that only the CUDA module lacks.

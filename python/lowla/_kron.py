@@ -67,7 +67,9 @@ def kron_matmul(factors: Sequence[ArrayLike], X: ArrayLike) -> Array:
     >>> np.kron(A, B) @ np.arange(4.0)
     array([ 7.,  4., 15.,  8.])
     """
-    return product(take_factors(factors), _arrays.dense(X, "X", (1, 2)))
+    direct = _backend.direct()
+    Y = direct.kron_matmul(factors, X) if direct is not None else None
+    return product(take_factors(factors), _arrays.dense(X, "X", (1, 2))) if Y is None else Y
 
 
 def kron_solve(

@@ -78,6 +78,10 @@ def monarch_matmul(L: ArrayLike, R: ArrayLike, X: ArrayLike) -> Array:
     >>> np.kron(A, B) @ np.arange(4.0)
     array([ 7., 11., 15., 23.])
     """
+    direct = _backend.direct()
+    Y = direct.monarch_matmul(L, R, X) if direct is not None else None
+    if Y is not None:
+        return Y
     return product(*take_blocks(L, R), _arrays.dense(X, "X", (1, 2)), "X", "N", permuted=False)
 
 

@@ -55,6 +55,33 @@ template <class R> struct DenseKernels {
   double (*sum_squares)(const R *x, index n);
 };
 
+/// A count of operands and the distances from one to the next, in reals.
+struct Repeat {
+  index count = 1, x = 0, y = 0;
+};
+
+/// Rows `stride` bytes apart that are read more than once: whether n of them push each other out of
+/// a first-level cache of 8 ways and 4 KiB a way. (Always inlined, as above.)
+__attribute__((always_inline)) inline bool crowded(index stride, index n) {
+  constexpr index kWay = 4096, kWays = 8;
+  index sets = 1;
+  for (index step = stride % kWay; step != 0 && sets < n; step = (step + stride) % kWay)
+    ++sets;
+  return n > sets * kWays;
+}
+
+/// A small matrix times the lanes of an array: the modes of Kronecker products, blocks of Monarch
+/// matrices. Complex numbers are interleaved.
+template <class T> struct ModeKernels {
+  using R = real_t<T>;
+  /// Y (m x w) = F X, or conj(F) X, for all operands of the two repeats; X (n x w) with rows ldx
+  /// reals apart, w a multiple of a panel unit. F(i, k) at F[i rs + k cs], one of the strides 1.
+  void (*multiply)(const T *F, index rs, index cs, bool conjugate, index m, index n, const R *X,
+                   index ldx, R *Y, index ldy, index w, Repeat inner, Repeat outer);
+};
+/// Rows of F up to which the kernel reads X once however its rows lie.
+inline constexpr index kModeRows = 16;
+
 /// Rows `first..last-1` of a CSR matrix times panels. Complex panels are planar: real parts in the
 /// first half of a row, imaginary parts in the second; q is the width of one plane.
 template <class T, class I> struct SparseKernels {
@@ -104,6 +131,7 @@ Level level();
 const char *level_name();
 
 template <class R> const DenseKernels<R> &dense();
+template <class T> const ModeKernels<T> &modes();
 template <class T, class I> const SparseKernels<T, I> &sparse();
 template <class R> const SketchKernels<R> &sketching();
 
