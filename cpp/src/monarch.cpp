@@ -120,8 +120,10 @@ void monarch_multiply(const Blocks<T> &L, const Blocks<T> &R, const MatrixView<T
     return reinterpret_cast<const Real *>(X.data + column / kPlanes<T> * X.cs);
   };
   Real *y = reinterpret_cast<Real *>(Y);
+  // For one column an entry of a block is read for two flops: the reading counts.
+  constexpr double kReading = 4.0;
   const double flops =
-      2.0 * static_cast<double>(row) * kPlanes<T> *
+      (X.n == 1 ? kReading : 1.0) * 2.0 * static_cast<double>(row) * kPlanes<T> *
       static_cast<double>(first.count * first.m * first.n + second.count * second.m * second.n);
   if (slabs < kFewSlabs) { // the blocks are shared out instead
     Buffer<Real> T1(between * width);

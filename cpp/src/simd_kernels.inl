@@ -12,6 +12,8 @@
 
 #include "lowla/core/simd.hpp"
 
+#include <utility>
+
 namespace lowla::simd::LOWLA_SIMD_NAMESPACE {
 
 template <class R> struct VectorOf {
@@ -37,6 +39,51 @@ template <class R> LOWLA_INLINE vec<R> load(const R *p) {
   return *reinterpret_cast<const vec<R> *>(p);
 }
 template <class R> LOWLA_INLINE void store(R *p, vec<R> v) { *reinterpret_cast<vec<R> *>(p) = v; }
+
+/// Integers as wide as R, one a lane.
+template <class R> struct PlacesOf {
+  typedef std::conditional_t<sizeof(R) == 4, std::int32_t, std::int64_t> type
+      __attribute__((vector_size(LOWLA_VECTOR_BYTES)));
+};
+
+/// The lane i of the result is the lane i ^ kFlip of v.
+template <int kFlip, class R> LOWLA_INLINE vec<R> exchanged(vec<R> v) {
+  using Places = typename PlacesOf<R>::type;
+  // written out: a loop over the lanes would be run, not folded
+  if constexpr (kLanes<R> == 16)
+    return __builtin_shuffle(v,
+                             Places{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} ^ kFlip);
+  else if constexpr (kLanes<R> == 8)
+    return __builtin_shuffle(v, Places{0, 1, 2, 3, 4, 5, 6, 7} ^ kFlip);
+  else if constexpr (kLanes<R> == 4)
+    return __builtin_shuffle(v, Places{0, 1, 2, 3} ^ kFlip);
+  else
+    return __builtin_shuffle(v, Places{0, 1} ^ kFlip);
+}
+
+/// a and b hold sums of kGroups rows each, W / kGroups lanes a row: those of all in one vector,
+/// half as many lanes a row.
+template <int kGroups, class R, int... I>
+LOWLA_INLINE vec<R> joined(vec<R> a, vec<R> b, std::integer_sequence<int, I...>) {
+  using Places = typename PlacesOf<R>::type;
+  constexpr int W = static_cast<int>(kLanes<R>), lanes = W / kGroups, half = lanes / 2;
+  const Places low{(I / half % kGroups * lanes + I % half + (I / half < kGroups ? 0 : W))...};
+  return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, low + half);
+}
+template <int kGroups, class R> LOWLA_INLINE vec<R> joined(vec<R> a, vec<R> b) {
+  return joined<kGroups, R>(a, b, std::make_integer_sequence<int, static_cast<int>(kLanes<R>)>{});
+}
+
+/// Sum of the lanes, by halves.
+template <class R> LOWLA_INLINE R lane_sum(vec<R> v) {
+  if constexpr (kLanes<R> >= 16)
+    v += exchanged<8, R>(v);
+  if constexpr (kLanes<R> >= 8)
+    v += exchanged<4, R>(v);
+  if constexpr (kLanes<R> >= 4)
+    v += exchanged<2, R>(v);
+  return v[0] + v[1];
+}
 
 // --- dense ---
 
@@ -173,30 +220,57 @@ void multiply_transposed(const R *A, index rs, index m, index p, const R *Y, ind
   panels<R, Walk::kDown>(A, rs, p, m, Y, ldy, q, Z, ldz, accumulate, ahead);
 }
 
-/// y[r stride] = A(r, :) x for MR rows, two sums each. As much as is read is fetched ahead.
-template <class R, int MR>
+/// Rows that are read side by side: their sums fit one vector.
+template <class R> constexpr int kDotRows = kLanes<R> < 8 ? static_cast<int>(kLanes<R>) : 8;
+
+/// y[r stride] = A(r, :) x for kDotRows rows. As much as is read is fetched ahead.
+template <class R>
 LOWLA_INLINE void row_dots(const R *A, index rs, index n, const R *x, R *y, index stride,
                            const char *ahead) {
   constexpr index W = kLanes<R>;
-  vec<R> sum[MR][2] = {};
+  constexpr int MR = kDotRows<R>;
+  vec<R> sum[MR] = {};
   index k = 0;
-  for (; k + 2 * W <= n; k += 2 * W) {
-    fetch<2 * MR * W *static_cast<index>(sizeof(R))>(ahead);
-    for (int half = 0; half < 2; ++half) {
-      const vec<R> b = load(x + k + half * W);
-      for (int r = 0; r < MR; ++r)
-        sum[r][half] += load(A + r * rs + k + half * W) * b;
-    }
+  for (; k + W <= n; k += W) {
+    fetch<MR * W *static_cast<index>(sizeof(R))>(ahead);
+    const vec<R> b = load(x + k);
+    for (int r = 0; r < MR; ++r)
+      sum[r] += load(A + r * rs + k) * b;
   }
+  for (int r = 0; r < MR; r += 2)
+    sum[r / 2] = joined<1, R>(sum[r], sum[r + 1]);
+  if constexpr (MR >= 4)
+    for (int r = 0; r < MR / 2; r += 2)
+      sum[r / 2] = joined<2, R>(sum[r], sum[r + 1]);
+  if constexpr (MR >= 8)
+    sum[0] = joined<4, R>(sum[0], sum[1]);
+  if constexpr (W == 2 * MR)
+    sum[0] += exchanged<1, R>(sum[0]);
+  if constexpr (W == MR)
+    if (stride == 1 && k == n) {
+      store(y, sum[0]);
+      return;
+    }
   for (int r = 0; r < MR; ++r) {
-    const vec<R> both = sum[r][0] + sum[r][1];
-    R total = 0;
-    for (index lane = 0; lane < W; ++lane)
-      total += both[lane];
+    R total = sum[0][r * (W / MR)];
     for (index j = k; j < n; ++j)
       total += A[r * rs + j] * x[j];
     y[r * stride] = total;
   }
+}
+
+/// A(0, :) x
+template <class R> LOWLA_INLINE R row_dot(const R *a, index n, const R *x) {
+  constexpr index W = kLanes<R>;
+  vec<R> sum[2] = {};
+  index k = 0;
+  for (; k + 2 * W <= n; k += 2 * W)
+    for (int half = 0; half < 2; ++half)
+      sum[half] += load(a + k + half * W) * load(x + k + half * W);
+  R total = lane_sum<R>(sum[0] + sum[1]);
+  for (; k < n; ++k)
+    total += a[k] * x[k];
+  return total;
 }
 
 template <class R>
@@ -204,13 +278,13 @@ void dots(const R *A, index rs, index m, index n, const R *X, index q, R *Y, Ahe
   const char *start = ahead.bytes > 0 ? static_cast<const char *>(ahead.at) : nullptr;
   const index per_row = m > 0 ? ahead.bytes / m : 0;
   index i = 0;
-  for (; i + 4 <= m; i += 4)
+  for (; i + kDotRows<R> <= m; i += kDotRows<R>)
     for (index c = 0; c < q; ++c)
-      row_dots<R, 4>(A + i * rs, rs, n, X + c * n, Y + i * q + c, q,
-                     start != nullptr && c == 0 ? start + i * per_row : nullptr);
+      row_dots<R>(A + i * rs, rs, n, X + c * n, Y + i * q + c, q,
+                  start != nullptr && c == 0 ? start + i * per_row : nullptr);
   for (; i < m; ++i)
     for (index c = 0; c < q; ++c)
-      row_dots<R, 1>(A + i * rs, rs, n, X + c * n, Y + i * q + c, q, nullptr);
+      Y[i * q + c] = row_dot<R>(A + i * rs, n, X + c * n);
 }
 
 /// z += sum_r y[r stride] A(r, :)
@@ -257,10 +331,7 @@ template <class R> double sum_squares(const R *x, index n) {
           *reinterpret_cast<const typename Narrow<R>::type *>(x + i + k * W), vec<double>);
       sums[k] += v * v;
     }
-  const vec<double> both = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-  double total = 0;
-  for (index lane = 0; lane < W; ++lane)
-    total += both[lane];
+  double total = lane_sum<double>((sums[0] + sums[1]) + (sums[2] + sums[3]));
   for (; i < n; ++i)
     total += static_cast<double>(x[i]) * static_cast<double>(x[i]);
   return total;
@@ -274,19 +345,7 @@ constexpr int kModeTile = LOWLA_VECTOR_BYTES == 64 ? 8 : 4;
 
 /// i x for interleaved complex numbers, or -i x: `turn` is (-1, 1, ...) or its negative.
 template <class R> LOWLA_INLINE vec<R> times_i(vec<R> x, vec<R> turn) {
-  if constexpr (sizeof(R) == 4) {
-    typedef std::int32_t places __attribute__((vector_size(LOWLA_VECTOR_BYTES)));
-    places swap;
-    for (int i = 0; i < kLanes<R>; ++i)
-      swap[i] = i ^ 1;
-    return __builtin_shuffle(x, swap) * turn;
-  } else {
-    typedef std::int64_t places __attribute__((vector_size(LOWLA_VECTOR_BYTES)));
-    places swap;
-    for (int i = 0; i < kLanes<R>; ++i)
-      swap[i] = i ^ 1;
-    return __builtin_shuffle(x, swap) * turn;
-  }
+  return exchanged<1, R>(x) * turn;
 }
 
 /// MR rows of F times NV vectors; `stride` reals between the rows of F (kAlong) or its columns.
