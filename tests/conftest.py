@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
+from types import ModuleType
 
 import hypothesis
 import pytest
@@ -63,6 +65,36 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs the test on each backend that is available; gives its name."""
     with lowla.use_backend(request.param):
         yield request.param
+
+
+@pytest.fixture(scope="session")
+def module() -> ModuleType:
+    """`_cuda_emulated`: the CUDA backend on the CPU (see test_cuda.py)."""
+    path = os.environ.get("LOWLA_CUDA_EMULATED")
+    if not path:
+        pytest.skip("LOWLA_CUDA_EMULATED does not name the module _cuda_emulated")
+    spec = importlib.util.spec_from_file_location("_cuda_emulated", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def emulated(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """lowla's functions run on the emulated device; nothing may write behind its memory."""
+    monkeypatch.setitem(_backend._LOADERS, "native", lambda: (module, None))
+    with lowla.use_backend("native"):
+        yield module
+    assert not module.overrun()
+
+
+@pytest.fixture(scope="session")
+def host() -> _backend.Backend:
+    """Another backend to compare with."""
+    name = "native" if _backend.why_not("native") is None else "numba"
+    return _backend.load(name)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,7 +1,7 @@
 """The CUDA backend: what can be shown of it without a GPU.
 
 `lowla._cuda` must import, and say that it has no device, on a machine without a driver. All it
-computes is matrix products and functors over index ranges, written once for two run-times
+computes is matrix products and functors over index ranges or blocks, written once for two run-times
 (cuda/include/lowla/device/runtime.hpp): the GPU, and an emulation on the CPU whose memory starts as
 NaN and whose functors run backwards. The tests named `emulated` run the public functions on that
 emulation; LOWLA_CUDA_EMULATED is the path of the module (CMake target `_cuda_emulated`). Where a
@@ -10,9 +10,7 @@ GPU is, the other test files run on it (fixture `backend`).
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import os
 import re
 import shutil
 import subprocess
@@ -88,33 +86,6 @@ def test_a_failed_cuda_call_is_a_CudaError(cuda, monkeypatch):
 
 
 # --- the emulation
-
-
-@pytest.fixture(scope="module")
-def module():
-    path = os.environ.get("LOWLA_CUDA_EMULATED")
-    if not path:
-        pytest.skip("LOWLA_CUDA_EMULATED does not name the module _cuda_emulated")
-    spec = importlib.util.spec_from_file_location("_cuda_emulated", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def emulated(module, monkeypatch):
-    """lowla's functions run on the emulated device; nothing may write behind its memory."""
-    monkeypatch.setitem(_backend._LOADERS, "native", lambda: (module, None))
-    with lowla.use_backend("native"):
-        yield module
-    assert not module.overrun()
-
-
-@pytest.fixture(scope="module")
-def host():
-    """Another backend to compare with."""
-    name = "native" if _backend.why_not("native") is None else "numba"
-    return _backend.load(name)
 
 
 def gauss(shape, dtype, seed=0):

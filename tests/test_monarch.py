@@ -438,16 +438,9 @@ def test_tensors_come_back_as_tensors(backend):
 
 def test_arrays_on_the_gpu_are_refused(backend, monkeypatch):
     monkeypatch.setattr(lowla._backend, "select", lambda device: ("cuda", object()))
-    monkeypatch.setattr(lowla._backend, "direct", lambda: None)
-    blocks = np.ones((2, 2, 2))
-    for function, call in [
-        ("monarch_matmul", lambda: lowla.monarch_matmul(blocks, blocks, np.ones(4))),
-        ("monarch_project", lambda: lowla.monarch_project(np.eye(4))),
-        ("fftconv", lambda: lowla.fftconv(np.ones(4), np.ones(4))),
-    ]:
-        with pytest.raises(NotImplementedError) as caught:
-            call()
-        assert str(caught.value) == f"{function} does not run on the GPU yet: pass host arrays"
+    with pytest.raises(NotImplementedError) as caught:
+        lowla.monarch_project(np.eye(4))
+    assert str(caught.value) == "monarch_project does not run on the GPU yet: pass host arrays"
 
 
 @pytest.mark.core

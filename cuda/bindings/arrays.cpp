@@ -30,12 +30,17 @@ index ArrayInfo::size() const {
   return product;
 }
 
-NewArray new_array(const std::vector<index> &shape, const py::dtype &dtype) {
+py::object make_array(const char *function, const std::vector<index> &shape,
+                      const py::dtype &dtype) {
   py::tuple sizes(shape.size());
   for (std::size_t axis = 0; axis < shape.size(); ++axis)
     sizes[axis] = shape[axis];
+  return py::module_::import(kArrayLibrary).attr(function)(sizes, dtype);
+}
+
+NewArray new_array(const std::vector<index> &shape, const py::dtype &dtype) {
   NewArray made;
-  made.array = py::module_::import(kArrayLibrary).attr("empty")(sizes, dtype);
+  made.array = make_array("empty", shape, dtype);
   made.data = ArrayInfo(made.array).data;
   return made;
 }

@@ -32,6 +32,9 @@ struct NewArray {
   void *data;
 };
 NewArray new_array(const std::vector<index> &shape, const py::dtype &dtype);
+/// What the array library's `function`, "empty" or "zeros", returns.
+py::object make_array(const char *function, const std::vector<index> &shape,
+                      const py::dtype &dtype);
 
 template <class N> struct Output {
   py::object array;
@@ -149,5 +152,6 @@ py::object located(const py::object &A);
 void register_sketch(py::module_ &m);
 void register_rsvd(py::module_ &m);
 void register_lstsq(py::module_ &m);
+void register_kron(py::module_ &m);
 
 } // namespace lowla::bindings::gpu

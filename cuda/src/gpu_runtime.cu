@@ -67,6 +67,10 @@ CublasTable CublasTable::open(const std::string &path, bool loaded) {
   resolve(library, path, "cublasDgemm_v2", table.dgemm);
   resolve(library, path, "cublasCgemm_v2", table.cgemm);
   resolve(library, path, "cublasZgemm_v2", table.zgemm);
+  resolve(library, path, "cublasSgemmStridedBatched", table.sgemm_batched);
+  resolve(library, path, "cublasDgemmStridedBatched", table.dgemm_batched);
+  resolve(library, path, "cublasCgemmStridedBatched", table.cgemm_batched);
+  resolve(library, path, "cublasZgemmStridedBatched", table.zgemm_batched);
   resolve(library, path, "cublasGetStream_v2", table.get_stream);
   resolve(library, path, "cublasSetStream_v2", table.set_stream);
   resolve(library, path, "cublasGetPointerMode_v2", table.get_pointer_mode);
@@ -168,6 +172,37 @@ LOWLA_GEMM(double, dgemm, "cublasDgemm")
 LOWLA_GEMM(std::complex<float>, cgemm, "cublasCgemm")
 LOWLA_GEMM(std::complex<double>, zgemm, "cublasZgemm")
 #undef LOWLA_GEMM
+
+#define LOWLA_GEMM_BATCHED(T, routine, name)                                                       \
+  void GpuRuntime::gemm_batched(char op_a, char op_b, index m, index n, index k, const T *A,       \
+                                index lda, index step_a, const T *B, index ldb, index step_b,      \
+                                T *C, index ldc, index step_c, index count) {                      \
+    using blas::narrow;                                                                            \
+    if (m == 0 || n == 0 || count == 0)                                                            \
+      return;                                                                                      \
+    const Scope &self = scope();                                                                   \
+    const T one(1), zero(0);                                                                       \
+    check_cublas(self.table_.routine(self.cublas_, operation(op_a), operation(op_b),               \
+                                     narrow<int>(m), narrow<int>(n), narrow<int>(k), &one, A,      \
+                                     narrow<int>(lda), step_a, B, narrow<int>(ldb), step_b, &zero, \
+                                     C, narrow<int>(ldc), step_c, narrow<int>(count)),             \
+                 name);                                                                            \
+  }
+LOWLA_GEMM_BATCHED(float, sgemm_batched, "cublasSgemmStridedBatched")
+LOWLA_GEMM_BATCHED(double, dgemm_batched, "cublasDgemmStridedBatched")
+LOWLA_GEMM_BATCHED(std::complex<float>, cgemm_batched, "cublasCgemmStridedBatched")
+LOWLA_GEMM_BATCHED(std::complex<double>, zgemm_batched, "cublasZgemmStridedBatched")
+#undef LOWLA_GEMM_BATCHED
+
+index GpuRuntime::shared_bytes() {
+  int device = 0, bytes = 0;
+  check(static_cast<int>(cudaGetDevice(&device)), "cudaGetDevice");
+  check(static_cast<int>(
+            cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)),
+        "cudaDeviceGetAttribute");
+  constexpr int kReserved = 1024; // of each block
+  return (bytes - kReserved) / 2;
+}
 
 int GpuRuntime::device_count() {
   int count = 0;

@@ -290,7 +290,7 @@ def _direct() -> Direct | None:
     return None if module is None else cast(Direct, module._direct)
 
 
-# Functions that so far only the numba backend has, and those that only the CUDA module lacks.
+# Functions that so far the compiled modules may lack, and those that only the CUDA module may.
 NUMBA_ONLY = frozenset(
     {
         "fftconv",
@@ -310,10 +310,8 @@ NUMBA_ONLY = frozenset(
 )
 HOST_ONLY = frozenset(
     {
-        "kron_matmul",
         "leverage_scores",
         "lewis_weights",
-        "monarch_matmul",
         "row_scores",
         "sample_rows",
     }

@@ -41,8 +41,6 @@ def kron_matmul(factors: Sequence[ArrayLike], X: ArrayLike) -> Array:
         If there are no factors, one has not 2 dimensions, or X not prod n_i rows.
     TypeError
         If an array is not numeric or not dense, or some are on the GPU and others not.
-    NotImplementedError
-        If the arrays are on the GPU.
 
     Notes
     -----
@@ -257,8 +255,9 @@ def product(factors: list[Matrix], X: Matrix, *, conjugate: bool = False) -> Arr
     n = columns_of(factors)
     if X.shape[0] != n:
         raise ValueError(f"X must have prod(n_i) = {n} rows, got shape {X.shape}")
-    _, backend = _backend.select_for("kron_matmul", X.device)
-    *factors, X = _arrays.together([*factors, X], "factors and X")
+    name, backend = _backend.select_for("kron_matmul", X.device)
+    operands = _arrays.together([*factors, X], "factors and X")
+    *factors, X = (M.on("cuda" if name == "cuda" else "host") for M in operands)
     rows = rows_of(factors)
     if 0 in X.shape or rows == 0:
         return X.empty(rows, *X.shape[1:])

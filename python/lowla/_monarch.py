@@ -51,8 +51,6 @@ def monarch_matmul(L: ArrayLike, R: ArrayLike, X: ArrayLike) -> Array:
         If L or R has not 3 dimensions, k·q differs from l·r, or X has not k·p rows.
     TypeError
         If an array is not numeric or not dense, or some are on the GPU and others not.
-    NotImplementedError
-        If the arrays are on the GPU.
 
     Notes
     -----
@@ -235,8 +233,6 @@ def fftconv(u: ArrayLike, k: ArrayLike) -> Array:
         If the leading axes do not broadcast, or u or k is a scalar.
     TypeError
         If u or k is complex, not numeric or not dense.
-    NotImplementedError
-        If the arrays are on the GPU.
 
     Notes
     -----
@@ -269,7 +265,8 @@ def fftconv(u: ArrayLike, k: ArrayLike) -> Array:
             f"the leading axes of u and k must broadcast, got shapes {signals.shape} and "
             f"{kernels.shape}"
         ) from None
-    _, backend = _backend.select_for("fftconv", signals.device)
+    chosen, backend = _backend.select_for("fftconv", signals.device)
+    signals, kernels = (M.on("cuda" if chosen == "cuda" else "host") for M in (signals, kernels))
     shape = (*stack, signals.shape[-1])
     if 0 in shape or kernels.shape[-1] == 0:
         return signals.empty(*shape)
@@ -316,8 +313,9 @@ def _called(
         rows, columns = columns, rows
     if X.shape[0] != columns:
         raise ValueError(f"{name} must have {columns} rows, got shape {X.shape}")
-    _, backend = _backend.select_for(function, X.device)
-    L, R, X = _arrays.together([L, R, X], f"L, R and {name}")
+    chosen, backend = _backend.select_for(function, X.device)
+    operands = _arrays.together([L, R, X], f"L, R and {name}")
+    L, R, X = (M.on("cuda" if chosen == "cuda" else "host") for M in operands)
     if 0 in X.shape or 0 in L.shape or 0 in R.shape:
         return X.empty(rows, *X.shape[1:])
     dense = X.dense[:, None] if len(X.shape) == 1 else X.dense

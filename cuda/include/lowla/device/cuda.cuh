@@ -8,7 +8,7 @@
 // the stream. Gram matrices are formed in double precision.
 //
 // `Runtime` says how memory is had and functors are run (device/runtime.hpp). Members are defined
-// in the five cuda_*.cuh beside this file and instantiated once per scalar type.
+// in the cuda_*.cuh beside this file and instantiated once per scalar type.
 #pragma once
 
 #include "lowla/core/scalar.hpp"
@@ -99,6 +99,34 @@ template <class Runtime> struct CudaRandom {
   /// number.
   static index pattern_starts(const SketchSpec &spec, index *starts);
   static void pattern(const SketchSpec &spec, const index *starts, index *rows, std::int8_t *signs);
+};
+
+/// Blocks count x m x n with any strides, `block` entries from one to the next.
+template <class T> struct BlocksView {
+  const T *data;
+  index count, m, n;
+  index block, rs, cs;
+  bool conjugated = false;
+};
+
+/// Kronecker and Monarch products on device memory (see kron.hpp and monarch.hpp).
+template <class T, class Runtime> struct CudaKron {
+  static void kron_multiply(const std::vector<MatrixView<T>> &factors, const T *X, index columns,
+                            bool columns_first, T *Y);
+  static void monarch_multiply(const BlocksView<T> &L, const BlocksView<T> &R,
+                               const MatrixView<T> &X, bool permuted, bool transpose, T *Y);
+};
+
+/// Fourier transforms on device memory, R float or double. Arrays of lines, contiguous.
+template <class R, class Runtime> struct CudaFourier {
+  using T = std::complex<R>;
+  /// out (lines, n): the transforms of x (lines, m), each line cut or continued by zeros to n; x
+  /// real or complex (N = R or T).
+  template <class N>
+  static void transform(const N *x, index lines, index m, index n, bool inverse, T *out);
+  /// y (lines, n), line i the first n entries of u[of_u[i]] * k[of_k[i]], u (., n) and k (., r).
+  static void convolve(const R *u, index n, const std::vector<index> &of_u, const R *k, index r,
+                       const std::vector<index> &of_k, R *y);
 };
 
 } // namespace lowla

@@ -3,8 +3,6 @@
 
 #include "lowla/device/cuda_panels.cuh"
 
-#include <limits>
-
 namespace lowla {
 namespace cuda_detail {
 
@@ -75,9 +73,6 @@ protected:
   R scale_;
 
 private:
-  static bool leading(index ld, index size) {
-    return ld >= std::max<index>(1, size) && ld <= std::numeric_limits<std::int32_t>::max();
-  }
   bool by_rows() const {
     return scale_ == R(1) && (A_.cs == 1 || A_.n == 1) && leading(A_.rs, A_.n);
   }

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace lowla {
 namespace cuda_detail {
@@ -17,6 +18,11 @@ constexpr index kScratchBytes = index(16) << 20;
 /// Rows that fit into the scratch.
 inline index scratch_rows(index rows, index bytes_a_row) {
   return std::max<index>(1, std::min(rows, kScratchBytes / std::max<index>(1, bytes_a_row)));
+}
+
+/// Whether gemm takes rows (or columns) of `size` entries that begin `ld` apart.
+inline bool leading(index ld, index size) {
+  return ld >= std::max<index>(1, size) && ld <= std::numeric_limits<std::int32_t>::max();
 }
 
 /// A sum, or a maximum, over many numbers in double precision. The parts, and so the result, depend

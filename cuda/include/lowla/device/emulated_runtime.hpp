@@ -2,7 +2,8 @@
 // the hardware (device/runtime.hpp lists what a run-time offers).
 //
 // It is unkind on purpose: memory is handed out full of NaN and checked for writes behind its end,
-// and functors are called from the last index to the first.
+// and functors are called from the last index to the first, the threads of a block likewise in each
+// phase.
 #pragma once
 
 #include "lowla/core/blas.hpp"
@@ -49,10 +50,33 @@ public:
       f(i);
   }
 
+  /// Little, so that small problems take the ways of large ones.
+  static index shared_bytes() { return index(32) << 10; }
+
+  template <class F> static void for_each_block(index blocks, std::size_t bytes, const F &f) {
+    void *owner = nullptr;
+    void *shared = allocate(bytes, owner);
+    for (index b = blocks - 1; b >= 0; --b) {
+      std::memset(shared, kPoison, bytes);
+      for (int phase = 0; phase < f.phases(); ++phase)
+        for (int thread = kBlockThreads - 1; thread >= 0; --thread)
+          f(phase, b, thread, shared);
+    }
+    release(owner);
+  }
+
   template <class T>
   static void gemm(char op_a, char op_b, index m, index n, index k, T alpha, const T *A, index lda,
                    const T *B, index ldb, T beta, T *C, index ldc) {
     blas::gemm(op_a, op_b, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc);
+  }
+  template <class T>
+  static void gemm_batched(char op_a, char op_b, index m, index n, index k, const T *A, index lda,
+                           index step_a, const T *B, index ldb, index step_b, T *C, index ldc,
+                           index step_c, index count) {
+    for (index i = count - 1; i >= 0; --i)
+      gemm(op_a, op_b, m, n, k, T(1), A + i * step_a, lda, B + i * step_b, ldb, T(0),
+           C + i * step_c, ldc);
   }
 
 private:

@@ -7,6 +7,7 @@
 
 #include "lowla/device/runtime.hpp"
 
+#include <algorithm>
 #include <complex>
 #include <string>
 
@@ -26,6 +27,15 @@ struct CublasTable {
   Gemm<double> dgemm = nullptr;
   Gemm<std::complex<float>> cgemm = nullptr;
   Gemm<std::complex<double>> zgemm = nullptr;
+  template <class T>
+  using GemmBatched = int (*)(void *handle, int op_a, int op_b, int m, int n, int k, const T *alpha,
+                              const T *A, int lda, long long step_a, const T *B, int ldb,
+                              long long step_b, const T *beta, T *C, int ldc, long long step_c,
+                              int count);
+  GemmBatched<float> sgemm_batched = nullptr;
+  GemmBatched<double> dgemm_batched = nullptr;
+  GemmBatched<std::complex<float>> cgemm_batched = nullptr;
+  GemmBatched<std::complex<double>> zgemm_batched = nullptr;
   int (*get_stream)(void *handle, void **stream) = nullptr;
   int (*set_stream)(void *handle, void *stream) = nullptr;
   int (*get_pointer_mode)(void *handle, int *mode) = nullptr;
@@ -73,6 +83,9 @@ public:
   static void to_device(void *to, const void *from, std::size_t bytes);
   static void copy(void *to, const void *from, std::size_t bytes);
   template <class F> static void for_each(index n, const F &f);
+  /// Half of what the device has for one block, so that two blocks share a multiprocessor.
+  static index shared_bytes();
+  template <class F> static void for_each_block(index blocks, std::size_t bytes, const F &f);
 
   static void gemm(char op_a, char op_b, index m, index n, index k, float alpha, const float *A,
                    index lda, const float *B, index ldb, float beta, float *C, index ldc);
@@ -84,6 +97,21 @@ public:
   static void gemm(char op_a, char op_b, index m, index n, index k, std::complex<double> alpha,
                    const std::complex<double> *A, index lda, const std::complex<double> *B,
                    index ldb, std::complex<double> beta, std::complex<double> *C, index ldc);
+
+  static void gemm_batched(char op_a, char op_b, index m, index n, index k, const float *A,
+                           index lda, index step_a, const float *B, index ldb, index step_b,
+                           float *C, index ldc, index step_c, index count);
+  static void gemm_batched(char op_a, char op_b, index m, index n, index k, const double *A,
+                           index lda, index step_a, const double *B, index ldb, index step_b,
+                           double *C, index ldc, index step_c, index count);
+  static void gemm_batched(char op_a, char op_b, index m, index n, index k,
+                           const std::complex<float> *A, index lda, index step_a,
+                           const std::complex<float> *B, index ldb, index step_b,
+                           std::complex<float> *C, index ldc, index step_c, index count);
+  static void gemm_batched(char op_a, char op_b, index m, index n, index k,
+                           const std::complex<double> *A, index lda, index step_a,
+                           const std::complex<double> *B, index ldb, index step_b,
+                           std::complex<double> *C, index ldc, index step_c, index count);
 
   /// 0 without a driver.
   static int device_count();
@@ -104,15 +132,40 @@ template <class F> __global__ void __launch_bounds__(256) each(index n, F f) {
   for (index i = static_cast<index>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step)
     f(i);
 }
+
+template <class F>
+__global__ void __launch_bounds__(kBlockThreads)
+    each_block(index blocks, const __grid_constant__ F f) {
+  extern __shared__ double2 shared[]; // aligned to 16 bytes
+  for (index b = blockIdx.x; b < blocks; b += gridDim.x)
+    for (int phase = 0; phase < f.phases(); ++phase) {
+      f(phase, b, static_cast<int>(threadIdx.x), static_cast<void *>(shared));
+      __syncthreads();
+    }
+}
+constexpr index kMaxBlocks = index(1) << 16;
 } // namespace cuda_detail
 
 template <class F> void GpuRuntime::for_each(index n, const F &f) {
   if (n <= 0)
     return;
-  constexpr index kThreads = 256, kMaxBlocks = index(1) << 16;
-  const index blocks = (n + kThreads - 1) / kThreads;
-  cuda_detail::each<<<static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks), kThreads, 0,
+  constexpr index kThreads = 256;
+  const index blocks = std::min(cuda_detail::kMaxBlocks, (n + kThreads - 1) / kThreads);
+  cuda_detail::each<<<static_cast<unsigned>(blocks), kThreads, 0,
                       static_cast<cudaStream_t>(scope().stream_)>>>(n, f);
+  check(static_cast<int>(cudaGetLastError()), "kernel launch");
+}
+
+template <class F> void GpuRuntime::for_each_block(index blocks, std::size_t bytes, const F &f) {
+  if (blocks <= 0)
+    return;
+  check(static_cast<int>(cudaFuncSetAttribute(cuda_detail::each_block<F>,
+                                              cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                              static_cast<int>(bytes))),
+        "cudaFuncSetAttribute");
+  cuda_detail::each_block<<<static_cast<unsigned>(std::min(cuda_detail::kMaxBlocks, blocks)),
+                            kBlockThreads, bytes, static_cast<cudaStream_t>(scope().stream_)>>>(
+      blocks, f);
   check(static_cast<int>(cudaGetLastError()), "kernel launch");
 }
 #endif

@@ -8,11 +8,20 @@
 //   void to_device(to, from, bytes)           `from` may be reused on return
 //   void copy(to, from, bytes)                device to device
 //   void for_each(n, f)                       f(i) for i in 0..n-1, in any order, in parallel
+//   index shared_bytes()                      the most shared memory that a block may ask for
+//   void for_each_block(blocks, bytes, f)     the same for blocks of kBlockThreads threads with
+//                                             `bytes` of uninitialised shared memory: for each
+//                                             phase < f.phases() every thread of the block calls
+//                                             f(phase, block, thread, shared), then all wait
 //   void gemm(op_a, op_b, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)
 //                                             column-major, overloaded on the scalar type
-// Everything a device computes is gemm or a functor over an index range (device/functors.hpp): no
-// shared memory, no atomics, each entry of the output written by one call. Two run-times exist:
-// GpuRuntime, and EmulatedRuntime, which runs the same functors on the CPU for the tests.
+//   void gemm_batched(op_a, op_b, m, n, k, A, lda, step_a, B, ldb, step_b, C, ldc, step_c, count)
+//                                             C = op(A) op(B) for `count` matrices that lie
+//                                             `step` entries apart
+// Everything a device computes is gemm, a functor over an index range (device/functors.hpp), or one
+// over blocks (device/functors_chain.hpp): no atomics, each entry of the output written by one
+// call, shared memory only between the phases of a block. Two run-times exist: GpuRuntime, and
+// EmulatedRuntime, which runs the same functors on the CPU for the tests.
 #pragma once
 
 #include "lowla/core/error.hpp"
@@ -28,6 +37,9 @@ namespace lowla {
 struct CudaError : Error {
   using Error::Error;
 };
+
+/// Threads of a block with shared memory.
+constexpr int kBlockThreads = 256;
 
 /// `n` uninitialised numbers on the device.
 template <class Runtime, class N> class DeviceArray {
