@@ -108,6 +108,7 @@ def test_small_integers_are_exact(backend, sizes, seed, dtype):
         ([(40, 33), (20, 25)], 64),
         ([(2, 2)] * 11, 1),
         ([(1, 1)] * 12 + [(3, 5)], 50),
+        ([(1500, 1), (1, 1500)], 20),  # contracts before it expands
     ],
 )
 def test_blocks_slabs_and_pieces(backend, sizes, r, dtype):

@@ -37,6 +37,11 @@ template <class P> struct Rows {
   Rows at(index i, index lane) const { return {data + i * row + lane, row}; }
 };
 
+/// Falls where a product of m x n is better taken later.
+double priority(index m, index n) {
+  return 1.0 / static_cast<double>(m) - 1.0 / static_cast<double>(n);
+}
+
 template <class T> class Mode {
 public:
   using R = real_t<T>;
@@ -56,9 +61,6 @@ public:
     if (by_rows)
       transpose();
   }
-
-  /// Falls where a mode is better taken later.
-  double priority() const { return 1.0 / static_cast<double>(m) - 1.0 / static_cast<double>(n); }
 
   /// Y = F X on w lanes, whole panel units, of all operands of the two repeats.
   void lanes(Rows<const R> X, Rows<R> Y, index w, simd::Repeat inner,
@@ -168,7 +170,7 @@ public:
   std::size_t first, last; ///< places among all modes
   index in = 1, out = 1;
 
-  Unit(const std::vector<Mode<T>> &modes, std::size_t p)
+  Unit(const Mode<T> *modes, std::size_t p)
       : first(p), last(p + 1), in(modes[p].n), out(modes[p].m), modes_(modes), order_{p} {}
 
   /// Takes the mode p in, if it is a neighbour and the pieces stay small enough.
@@ -265,24 +267,24 @@ private:
     }
   }
 
-  const std::vector<Mode<T>> &modes_;
+  const Mode<T> *modes_;
   std::vector<std::size_t> order_;
 };
 
-/// Some neighbouring modes of an array (left, n_1, ..., n_k, right), right in reals.
+/// Some neighbouring modes.
 template <class T> class Group {
 public:
   using R = real_t<T>;
 
-  Group(const std::vector<Mode<T>> &modes, std::size_t first, std::size_t last, index right)
-      : modes_(modes), first_(first), last_(last), right_(right) {
+  Group(const Mode<T> *modes, std::size_t first, std::size_t last)
+      : modes_(modes), first_(first), last_(last) {
     std::vector<index> sizes;
     for (std::size_t p = first; p < last; ++p)
       sizes.push_back(modes[p].n);
     for (std::size_t p = last; p-- > first;)
       order_.push_back(p);
     std::stable_sort(order_.begin(), order_.end(), [&](std::size_t a, std::size_t b) {
-      return modes[a].priority() > modes[b].priority();
+      return priority(modes[a].m, modes[a].n) > priority(modes[b].m, modes[b].n);
     });
     largest_ = in();
     for (std::size_t p : order_) {
@@ -295,32 +297,34 @@ public:
     }
   }
 
-  index right() const { return right_; }
+  std::size_t first() const { return first_; }
+  std::size_t last() const { return last_; }
   index in() const { return size(&Mode<T>::n); }
   index out() const { return size(&Mode<T>::m); }
 
-  /// Y may be X where the group is square.
-  void operator()(const R *X, R *Y, index left) const {
+  /// X is an array (left, n_1, ..., n_k, right), right in reals, and Y (left, m_1, ..., right). It
+  /// may be X where the group is square.
+  void operator()(const R *X, R *Y, index left, index right) const {
     constexpr auto item = static_cast<index>(sizeof(R));
     constexpr index unit = Mode<T>::kUnit;
-    const index bytes = largest_ * right_ * item;
+    const index bytes = largest_ * right * item;
     const index room = std::clamp(bytes * left / kBlocks, kLeastBlockBytes, kBlockBytes);
     // A slab of the columns where even one leading index is too much, else several of these.
-    index width = right_;
+    index width = right;
     constexpr index narrowest = kSlabUnits * unit;
-    if (bytes > room && right_ >= 2 * narrowest)
-      width = std::clamp(room / (largest_ * item) / unit * unit, narrowest, right_);
-    const index slabs = (right_ + width - 1) / width;
+    if (bytes > room && right >= 2 * narrowest)
+      width = std::clamp(room / (largest_ * item) / unit * unit, narrowest, right);
+    const index slabs = (right + width - 1) / width;
     const index together =
         slabs > 1 ? 1 : std::clamp<index>(room / std::max<index>(1, bytes), 1, left);
     const index blocks = (left + together - 1) / together;
-    const double work = flops_ * static_cast<double>(left * right_);
+    const double work = flops_ * static_cast<double>(left * right);
     const RowChunks chunks(blocks * slabs, chunks_for(work, 64), 1);
     parallel_for(chunks.count, [&](index c) {
       for (index task = chunks.first(c); task < chunks.last(c); ++task) {
         const index l = task / slabs * together, column = task % slabs * width;
-        block({X + l * in() * right_ + column, right_}, {Y + l * out() * right_ + column, right_},
-              std::min(together, left - l), std::min(width, right_ - column));
+        block({X + l * in() * right + column, right}, {Y + l * out() * right + column, right},
+              std::min(together, left - l), std::min(width, right - column), slabs > 1);
       }
     });
   }
@@ -335,8 +339,7 @@ private:
 
   /// `left` leading indices and `w` columns. A slab of the columns is packed first, one unit wider:
   /// rows a power of two apart, as they often are, share a few cache sets.
-  void block(Rows<const R> X, Rows<R> Y, index left, index w) const {
-    const bool slab = w < right_;
+  void block(Rows<const R> X, Rows<R> Y, index left, index w, bool slab) const {
     const index row = slab ? w + Mode<T>::kUnit : w;
     const index room = round_up(left * largest_ * row, Mode<T>::kUnit) + Mode<T>::kUnit;
     R *buffers[2] = {scratch<R>(2 * room, 1), nullptr};
@@ -394,9 +397,8 @@ private:
       std::copy_n(X.data + i * X.row, w, Y.data + i * Y.row);
   }
 
-  const std::vector<Mode<T>> &modes_;
+  const Mode<T> *modes_;
   std::size_t first_, last_;
-  index right_;
   std::vector<std::size_t> order_;
   std::vector<Unit<T>> units_;
   index largest_ = 1;
@@ -410,20 +412,23 @@ void kron_multiply(const std::vector<MatrixView<T>> &factors, const T *X, index 
                    bool columns_first, T *Y) {
   using R = real_t<T>;
   constexpr auto item = static_cast<index>(sizeof(R));
-  index left = columns_first ? columns : 1, right = kPlanes<T> * (columns_first ? 1 : columns);
+  const index before = columns_first ? columns : 1;
+  const index after = kPlanes<T> * (columns_first ? 1 : columns);
   std::vector<Mode<T>> modes;
+  std::vector<index> sizes;
   modes.reserve(factors.size());
   for (std::size_t p = 0; p < factors.size(); ++p) {
     const bool last =
         std::all_of(factors.begin() + static_cast<std::ptrdiff_t>(p) + 1, factors.end(),
                     [](const MatrixView<T> &F) { return std::min(F.m, F.n) == 1; });
-    modes.emplace_back(factors[p], last && right == kPlanes<T>);
-    left *= factors[p].n;
+    modes.emplace_back(factors[p], last && after == kPlanes<T>);
+    sizes.push_back(factors[p].n);
   }
-  const index all = left;
-  // Groups from the last mode on, as large as their blocks allow.
+  const std::size_t count = modes.size();
+  // Groups as large as their blocks allow, in the order of least flops, else from the last one on.
   std::vector<Group<T>> groups;
-  for (std::size_t last = modes.size(); last > 0;) {
+  index left = before * product(sizes, 0, count), right = after;
+  for (std::size_t last = count; last > 0;) {
     const index lanes = std::min(right, kSlabUnits * Mode<T>::kUnit);
     std::size_t first = last - 1;
     index n = modes[first].n, m = modes[first].m;
@@ -434,26 +439,32 @@ void kron_multiply(const std::vector<MatrixView<T>> &factors, const T *X, index 
       n *= modes[first].n;
       m *= modes[first].m;
     }
-    groups.emplace_back(modes, first, last, right);
+    groups.emplace_back(modes.data(), first, last);
     left /= n;
     right *= m;
     last = first;
   }
+  std::stable_sort(groups.begin(), groups.end(), [](const Group<T> &a, const Group<T> &b) {
+    return priority(a.out(), a.in()) > priority(b.out(), b.in());
+  });
   // After the first group the others work in Y where they are square, else from buffer to buffer.
   const bool in_place = std::all_of(groups.begin() + 1, groups.end(), [](const Group<T> &group) {
     return group.in() == group.out();
   });
   const R *source = reinterpret_cast<const R *>(X);
   Buffer<R> buffers[2];
-  left = all;
   for (std::size_t g = 0; g < groups.size(); ++g) {
-    left /= groups[g].in();
+    const Group<T> &group = groups[g];
+    left = before * product(sizes, 0, group.first());
+    right = after * product(sizes, group.last(), count);
     R *target = reinterpret_cast<R *>(Y);
     if (g + 1 < groups.size() && !in_place) {
-      buffers[g % 2] = Buffer<R>(left * groups[g].out() * groups[g].right());
+      buffers[g % 2] = Buffer<R>(left * group.out() * right);
       target = buffers[g % 2].get();
     }
-    groups[g](source, target, left);
+    group(source, target, left, right);
+    for (std::size_t p = group.first(); p < group.last(); ++p)
+      sizes[p] = modes[p].m;
     source = target;
   }
 }
