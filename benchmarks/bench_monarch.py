@@ -1,12 +1,18 @@
-"""Monarch products against NumPy's and torch's batched products, and against the machine.
+"""Monarch products, projections and long convolutions against NumPy, SciPy and torch.
 
-The limit is the larger of the flops of both stages at NumPy's GEMM rate and the bytes of operand,
-result and blocks at the measured bandwidth. Bursts of calls, as in bench_kron.
+The limit is the larger of the flops at NumPy's GEMM rate and of the bytes of operand, result and
+blocks at the measured bandwidth. Flops of a product: those of both stages; of a projection: those
+of the Gram matrices of all blocks; of a convolution: 2.5 n log2(n) a real transform. Products run
+in bursts of calls, as in bench_kron.
 """
 
 from __future__ import annotations
 
+import math
+import time
+
 import numpy as np
+import scipy.fft
 
 import lowla
 from benchmarks.bench_kron import burst
@@ -63,8 +69,94 @@ def _case(
     )
 
 
+def _blocks(W: np.ndarray, b: int) -> np.ndarray:
+    return W.reshape(b, b, b, b).transpose(1, 2, 0, 3).reshape(-1, b, b)
+
+
+def _projection(session: Session, kind: str, dtype: str) -> None:
+    """4096 x 4096 in blocks of 64 x 64, whose singular values are close together or decay."""
+    b = 64
+    rng = np.random.default_rng(0)
+    W = rng.standard_normal((b * b, b * b)).astype(dtype)
+    if kind == "decaying":
+        decay = np.kron(np.ones(b), 0.5 ** np.arange(b)).astype(dtype)
+        mixed = (W * decay).reshape(-1, b) @ rng.standard_normal((b, b)).astype(dtype)
+        W = mixed.reshape(b * b, b * b)
+
+    def batched() -> tuple[np.ndarray, ...]:
+        return np.linalg.svd(_blocks(W, b), full_matrices=False)
+
+    M = lowla.monarch_project(W)
+    wide = W.astype(np.float64)
+    leading = np.linalg.svd(_blocks(wide, b), compute_uv=False)[:, 0]
+    best = 1.0 - float(np.sum(leading**2) / np.linalg.norm(wide) ** 2)
+    excess = M.info.error**2 - best
+    parties = [
+        Party("lowla", lambda: lowla.monarch_project(W), excess),
+        Party("numpy svd", batched),
+    ]
+    interleave(parties, session.repetitions)
+    limit = session.limits(dtype).seconds(2.0 * W.size * b, W.nbytes)
+    session.add("project", Row(f"{kind} {b * b} x {b * b} {dtype}", parties, limit))
+
+
+def scipy_convolution(u: np.ndarray, k: np.ndarray, workers: int) -> np.ndarray:
+    """The calls of scipy.fft alone."""
+    n = u.shape[-1]
+    size = scipy.fft.next_fast_len(2 * n - 1, real=True)
+    spectrum = scipy.fft.rfft(u, size, workers=workers)
+    spectrum *= scipy.fft.rfft(k, size, workers=workers)
+    return scipy.fft.irfft(spectrum, size, overwrite_x=True, workers=workers)[..., :n]
+
+
+def torch_convolution(n: int, dtype: str) -> float:
+    """In the child process: seconds of the calls of torch.fft."""
+    import torch
+
+    kind = getattr(torch, dtype)
+    u, k = torch.randn(8, 64, n, dtype=kind), torch.randn(64, n, dtype=kind)
+    start = time.perf_counter()
+    product = torch.fft.rfft(u, 2 * n) * torch.fft.rfft(k, 2 * n)
+    torch.fft.irfft(product, 2 * n)[..., :n]
+    return time.perf_counter() - start
+
+
+def _convolution(session: Session, child: ChildProcess | None, n: int, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    u = rng.standard_normal((8, 64, n)).astype(dtype)
+    k = rng.standard_normal((64, n)).astype(dtype)
+    workers = lowla.get_num_threads()
+    expected = scipy_convolution(u, k, workers)
+    error = float(np.linalg.norm(lowla.fftconv(u, k) - expected) / np.linalg.norm(expected))
+    parties = [
+        Party("lowla", lambda: lowla.fftconv(u, k), error),
+        Party("scipy.fft", lambda: scipy_convolution(u, k, workers)),
+    ]
+    if child is not None:
+        parties.append(Party("torch.fft", lambda: child.call(n=n, dtype=dtype)[1]))
+    interleave(parties, session.repetitions)
+    transforms = 2 * u.size + k.size
+    limit = session.limits(dtype).seconds(
+        2.5 * 2 * transforms * math.log2(2 * n), 2.0 * u.nbytes + k.nbytes
+    )
+    session.add("fftconv", Row(f"8 x 64 x {n} {dtype}", parties, limit))
+
+
 def run(session: Session) -> None:
     """All cases of the family."""
+    _products(session)
+    for dtype in ("float64", "float32"):
+        for kind in ("Gaussian", "decaying"):
+            _projection(session, kind, dtype)
+    child = session.torch_process("benchmarks.bench_monarch", "torch_convolution")
+    for dtype in ("float64", "float32"):
+        for n in (4096, 16384, 65536):
+            _convolution(session, child, n, dtype)
+    if child is not None:
+        child.close()
+
+
+def _products(session: Session) -> None:
     child = session.torch_process("benchmarks.bench_monarch", "torch_monarch")
     for dtype in ("float64", "float32"):
         for order in _ORDERS:

@@ -375,7 +375,7 @@ VALUE = [
         "A must have 2 dimensions, got shape (40,)",
     ),
     (lambda: lowla.nearest_kron(_with(np.nan), (6, 5), (10, 8)), "A contains NaN or Inf"),
-    # monarch_matmul, Monarch, monarch_project, monarch_dft, fftconv
+    # monarch_matmul, Monarch, monarch_project, monarch_dft, monarch_fft, fftconv
     (
         lambda: lowla.monarch_matmul(P, Q, np.ones(8)),
         "L must have 3 dimensions, got shape (2, 2)",
@@ -442,6 +442,22 @@ VALUE = [
         lambda: lowla.fftconv(A, A[:7]),
         "the leading axes of u and k must broadcast, got shapes (60, 40) and (7, 40)",
     ),
+    (
+        lambda: lowla.fftconv(A, B[:40], mask=np.ones((7, 3))),
+        "the leading axes of u, k and mask must broadcast, got shapes (60, 40) and (40,) and "
+        "(7, 3)",
+    ),
+    (
+        lambda: lowla.fftconv(B, B, mask=np.ones((2, 0))),
+        "mask must have at least 1 entry, got shape (2, 0)",
+    ),
+    (lambda: lowla.fftconv(B, B, mask=1.0), "mask must have at least 1 dimension, got a scalar"),
+    (lambda: lowla.monarch_fft(B, 0), "n must be at least 1, got 0"),
+    (
+        lambda: lowla.monarch_fft(np.ones((3, 0)), 4),
+        "the last axis of x must not be empty, got shape (3, 0)",
+    ),
+    (lambda: lowla.monarch_fft(1.0), "x must have at least 1 dimension, got a scalar"),
 ]
 
 TYPE = [
@@ -574,6 +590,14 @@ TYPE = [
     (lambda: lowla.fftconv(B * 1j, B), "fftconv is for real u and k, got complex128"),
     (lambda: lowla.fftconv(B, B * 1j), "fftconv is for real u and k, got complex128"),
     (lambda: lowla.fftconv(B.astype(str), B), "u must be numeric, got dtype <U32"),
+    (lambda: lowla.fftconv(B, B, mask=B * 1j), "mask must be real, got complex128"),
+    (lambda: lowla.fftconv(B, B, mask=B.astype(str)), "mask must be numeric, got dtype <U32"),
+    (
+        lambda: lowla.fftconv(B, B, mask=sp.csr_array(A)),
+        "mask must be a dense array, got csr_array",
+    ),
+    (lambda: lowla.monarch_fft(B, 4.0), "n must be an int, got float"),
+    (lambda: lowla.monarch_fft(B.astype(str)), "x must be numeric, got dtype <U32"),
 ]
 
 

@@ -146,15 +146,19 @@ def test_emulated_host_arrays_cross_over_where_the_backend_is_asked_for(module, 
     monkeypatch.setattr(_arrays, "_cupy", lambda: cupy)
     F, x = gauss((3, 3), "float64"), gauss(9, "float64", 1)
     blocks = gauss((3, 3, 3), "float64", 2)
-    host = lowla.monarch_matmul(blocks, blocks, x), lowla.fftconv(x, x)
+    host = lowla.monarch_matmul(blocks, blocks, x), lowla.fftconv(x, x), lowla.monarch_fft(x)
     with lowla.use_backend("cuda"):
         y = lowla.kron_matmul([F, F], x)
-        device = lowla.monarch_matmul(blocks, blocks, x), lowla.fftconv(x, x)
+        device = (
+            lowla.monarch_matmul(blocks, blocks, x),
+            lowla.fftconv(x, x),
+            lowla.monarch_fft(x),
+        )
     kron.assert_product(y, np.kron(F, F), x, "float64", 16)
     for got, expected in zip(device, host, strict=True):
         error = np.linalg.norm(got - expected)
         assert error <= tol("float64", 16) * np.linalg.norm(expected)
-    assert len(crossed) == 3 + 3 + 2
+    assert len(crossed) == 3 + 3 + 2 + 1
 
 
 # Monarch matrices
@@ -337,7 +341,7 @@ def test_emulated_fft_refuses_what_it_cannot_do(emulated):
 
 def check_fftconv(emulated, u, k):
     """|y - k * u| <= c u log2(n + r) ||k||_2 ||u||_2 in each entry (Higham 2002, section 24.1)."""
-    y = emulated.fftconv(u, k)
+    y = emulated.fftconv(u, k, None)
     n, r = u.shape[-1], k.shape[-1]
     stack = np.broadcast_shapes(u.shape[:-1], k.shape[:-1])
     wide = np.broadcast_to(u.astype(float), (*stack, n))
@@ -384,25 +388,41 @@ def test_emulated_fftconv_is_causal(emulated):
         assert np.abs(lowla.fftconv(u, k) - expected).max() <= scale * 8 * eps("float64")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("n", "r"), [(1, 1), (7, 3), (64, 64), (301, 50)])
+@pytest.mark.parametrize("f", [1, 2, 5, 60, 400])
+def test_emulated_fftconv_takes_a_mask(emulated, dtype, n, r, f):
+    """The same circular convolution, so the same result, as on the host."""
+    u, k, mask = gauss((2, 1, n), dtype), gauss((3, r), dtype, 1), gauss((2, 1, f), dtype, 2)
+    got, expected = emulated.fftconv(u, k, mask), lowla.fftconv(u, k, mask=mask)
+    assert got.shape == expected.shape == (2, 3, n)
+    scale = np.linalg.norm(u) * np.linalg.norm(k) * np.abs(mask).max()
+    assert np.abs(got - expected).max() <= tol(dtype, 16) * scale
+
+
 def test_emulated_fftconv_keeps_nan_in_its_line(emulated):
     u = np.ones((3, 10))
     u[1, 4] = np.nan
-    y = emulated.fftconv(u, np.ones(3))
+    y = emulated.fftconv(u, np.ones(3), None)
     assert np.isnan(y[1]).all()
     assert np.isfinite(y[[0, 2]]).all()
 
 
 @pytest.mark.parametrize(("u", "k"), [((2, 0), (3,)), ((0, 4), (3,)), ((2, 4), (0,))])
 def test_emulated_fftconv_of_nothing(emulated, u, k):
-    np.testing.assert_array_equal(emulated.fftconv(np.ones(u), np.ones(k)), np.zeros(u))
+    np.testing.assert_array_equal(emulated.fftconv(np.ones(u), np.ones(k), None), np.zeros(u))
 
 
 def test_emulated_fftconv_refuses_what_does_not_fit(emulated):
     with pytest.raises(ValueError, match="the leading axes of u and k must broadcast"):
-        emulated.fftconv(np.ones((2, 4)), np.ones((3, 4)))
+        emulated.fftconv(np.ones((2, 4)), np.ones((3, 4)), None)
     with pytest.raises(ValueError, match="k must have at least 1 dimension, got a scalar"):
-        emulated.fftconv(np.ones(4), np.array(1.0))
+        emulated.fftconv(np.ones(4), np.array(1.0), None)
     with pytest.raises(TypeError, match="u and k must be real"):
-        emulated.fftconv(np.ones(4, complex), np.ones(4, complex))
+        emulated.fftconv(np.ones(4, complex), np.ones(4, complex), None)
     with pytest.raises(TypeError, match="k has another dtype"):
-        emulated.fftconv(np.ones(4), np.ones(4, "float32"))
+        emulated.fftconv(np.ones(4), np.ones(4, "float32"), None)
+    with pytest.raises(TypeError, match="mask"):
+        emulated.fftconv(np.ones(4), np.ones(4), np.ones(4, "float32"))
+    with pytest.raises(ValueError, match="mask must have at least 1 entry"):
+        emulated.fftconv(np.ones(4), np.ones(4), np.ones(0))

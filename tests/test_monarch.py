@@ -10,6 +10,7 @@ import pytest
 import scipy.signal
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.fft import next_fast_len
 from scipy.sparse.linalg import LinearOperator, gmres
 
 import lowla
@@ -275,6 +276,107 @@ def test_projection_recovers_monarch_matrices(backend, case, dtype, seed):
     assert np.abs(again.toarray() - M.toarray()).max() <= tol(dtype, 1) * np.abs(W).max()
 
 
+SPECTRA = {
+    "double": np.r_[1.0, 1.0, np.linspace(0.9, 0.1, 38)],
+    "all equal": np.ones(40),
+    "nearly double": np.r_[1.0, 1.0 - 1e-9, np.linspace(0.9, 0.1, 38)],
+    "close": 1.0 - 1e-5 * np.arange(40),
+    "cluster": np.r_[1.0 - 1e-12 * np.arange(10), 0.5 ** np.arange(1, 31)],
+    "decaying": 0.3 ** np.arange(40),
+    "flat": np.r_[1.0, np.full(39, 0.999)],
+    "low rank": np.r_[1.0, 0.9, 0.8, np.zeros(37)],
+}
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize("shape", [(40, 40), (40, 57), (57, 40)])
+def test_projection_is_optimal_however_close_singular_values_are(backend, shape, spectrum, dtype):
+    """What is kept of every block is its largest singular value squared, to rounding."""
+    rng = np.random.default_rng(9)
+    (s, p), k, l = shape, 2, 3
+    U, V = (np.linalg.qr(gauss(rng, (k * l, n, 40), dtype))[0] for n in (s, p))
+    blocks = ((U * SPECTRA[spectrum]) @ V.transpose(0, 2, 1)).reshape(k, l, s, p)
+    W = blocks.transpose(2, 1, 0, 3).reshape(s * l, k * p)
+    M = lowla.monarch_project(W, (k, l))
+    best = 1.0 - 1.0 / np.sum(SPECTRA[spectrum] ** 2)
+    assert M.info.error**2 == pytest.approx(best, abs=tol(dtype, 57))
+    kept = np.linalg.norm(M.R, axis=2).T * np.linalg.norm(M.L, axis=1)
+    np.testing.assert_allclose(kept, 1.0, rtol=tol(dtype, 57))
+    np.testing.assert_allclose(np.linalg.norm(M.R, axis=2).T, np.linalg.norm(M.L, axis=1))
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("rank", [2, 3, 40])
+def test_projection_finds_what_its_start_vector_misses(backend, rank):
+    """The C++ backend starts a Lanczos process from fixed numbers: here the leading singular vector
+    is orthogonal to them."""
+    rng = np.random.default_rng(17)
+    start = 0.5 + (np.arange(1, 41) * 0.6180339887498949) % 1.0
+    Q = np.linalg.qr(np.column_stack([start, gauss(rng, (40, 39), "float64")]))[0]
+    turn = np.linalg.qr(gauss(rng, (rank - 1, rank - 1), "float64"))[0]
+    V = np.column_stack([Q[:, 1], np.delete(Q, 1, axis=1)[:, : rank - 1] @ turn])
+    U = np.linalg.qr(gauss(rng, (40, rank), "float64"))[0]
+    M = lowla.monarch_project((U * np.linspace(1.0, 0.5, rank)) @ V.T, (1, 1))
+    kept = np.linalg.norm(M.L) * np.linalg.norm(M.R)
+    assert kept == pytest.approx(1.0, rel=tol("float64", 40))
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_projection_of_structured_blocks(backend, dtype):
+    """Leading vectors that are zero, or sum to zero, where others are large."""
+    n = 24
+    two = np.zeros((n, n), dtype)
+    two[:4, :4], two[4:, 4:] = 6 * np.eye(4), 0.25  # singular values 6 (four times) and 5
+    even = np.cos(np.pi * np.outer(np.arange(n), np.arange(n) + 0.5) / n).astype(dtype)
+    sign = np.where(np.arange(n) % 2, -1.0, 1.0)
+    alternating = (np.outer(sign, sign) + 0.9 * np.ones((n, n))).astype(dtype)
+    for W in (two, even, alternating, np.eye(n, dtype=dtype)):
+        M = lowla.monarch_project(W, (1, 1))
+        wide = np.linalg.svd(W.astype(np.result_type(dtype, np.float64)), compute_uv=False)
+        kept = np.linalg.norm(M.L) * np.linalg.norm(M.R)
+        assert kept == pytest.approx(wide[0], rel=tol(dtype, n, factor=4.0))
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_projection_convention(backend, dtype):
+    """Both factors have the root of the singular value; the largest entry of L's is positive."""
+    rng = np.random.default_rng(12)
+    for shape in ((33, 20), (20, 33)):
+        M = lowla.monarch_project(gauss(rng, shape, dtype), (1, 1))
+        u, v = M.L[0, :, 0], M.R[0, 0]
+        peak = u[np.argmax(np.abs(u))]
+        assert peak.real > 0
+        assert abs(peak.imag) <= eps(dtype) * abs(peak)
+        assert np.linalg.norm(u) == pytest.approx(np.linalg.norm(v), rel=tol(dtype, 1))
+
+
+def test_the_backends_project_alike():
+    rng = np.random.default_rng(13)
+    W = gauss(rng, (64, 96), "complex128")
+    found = []
+    for name in ("native", "numba"):
+        if lowla._backend.why_not(name) is None:
+            with lowla.use_backend(name):
+                found.append(lowla.monarch_project(W, (4, 4)).toarray())
+    s = block_singular_values(W, 4, 4)
+    cond = float(np.max(s[:, 0] / (s[:, 0] - s[:, 1])))
+    for other in found[1:]:
+        assert np.abs(found[0] - other).max() <= tol("float64", 24, cond)
+
+
+def test_the_projection_does_not_depend_on_the_number_of_threads(backend):
+    if backend == "numba":
+        pytest.skip("the BLAS decides there")
+    W = np.random.default_rng(0).standard_normal((360, 420)).astype("float32")
+    found = with_1_2_and_7_threads(lambda: lowla.monarch_project(W).toarray())
+    assert np.array_equal(found[1], found[0])
+    assert np.array_equal(found[2], found[0])
+
+
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_no_perturbation_is_nearer(backend, dtype):
     rng = np.random.default_rng(4)
@@ -319,6 +421,37 @@ def test_projection_at_the_ends_of_the_range(backend, scale):
     assert scaled.info.error == pytest.approx(ours.info.error, rel=tol("float64", 4))
     gap = np.abs(scaled.toarray() / scale - ours.toarray())
     assert gap.max() <= tol("float64", 16)
+
+
+def test_projection_of_blocks_far_apart_in_size(backend):
+    """The block that counts decides the error; subnormal numbers and the largest ones work."""
+    rng = np.random.default_rng(14)
+    W = gauss(rng, (6, 6), "float64")
+    blocks = W / np.abs(W).max()
+    large = np.zeros((12, 12))
+    large[:6, :6] = blocks * 1e308
+    whole = lowla.monarch_project(large, (2, 1)).info.error
+    large[6:, 6:] = blocks * 1e-310
+    assert lowla.monarch_project(large, (2, 1)).info.error == pytest.approx(
+        whole, rel=tol("float64", 6)
+    )
+    least = np.full((4, 4), 5e-324)
+    assert lowla.monarch_project(least).info.error <= tol("float64", 4)
+    single = np.full((4, 4), 1e-45, np.float32)
+    assert lowla.monarch_project(single).info.error <= tol("float32", 4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_projection_refuses_what_is_not_finite(backend, dtype, bad):
+    W = np.ones((6, 6), dtype)
+    W[4, 5] = bad
+    with pytest.raises(ValueError, match=r"^W contains NaN or Inf$"):
+        lowla.monarch_project(W)
+    M = lowla.monarch_project(W, check_finite=False)
+    assert np.isnan(M.L).all()
+    assert np.isnan(M.R).all()
+    assert np.isnan(M.info.error)
 
 
 def test_projection_of_zero_blocks_and_of_nan(backend):
@@ -372,6 +505,78 @@ def test_the_dft_is_small(backend):
     assert repr(F) == "Monarch(1024 x 1024, L (32, 32, 32), R (32, 32, 32), permuted)"
 
 
+def dft(n):
+    return np.exp(-2j * np.pi * (np.outer(np.arange(n), np.arange(n)) % n) / n)
+
+
+@given(
+    stack=st.sampled_from([(), (3,), (2, 3)]),
+    length=st.integers(1, 40),
+    n=st.one_of(st.none(), st.integers(1, 60)),
+    dtype=st.sampled_from(DTYPES),
+    layout=st.sampled_from(["C", "reversed", "step"]),
+    seed=seeds,
+)
+def test_fft_is_the_sum_of_its_definition(backend, stack, length, n, dtype, layout, seed):
+    x = gauss(np.random.default_rng(seed), (*stack, 2 * length), dtype)
+    x = {"C": x[..., :length], "reversed": x[..., length - 1 :: -1], "step": x[..., ::2]}[layout]
+    before = x.copy()
+    size = length if n is None else n
+    cut = np.zeros((*stack, size), np.complex128)
+    cut[..., : min(size, length)] = x[..., :size]
+    for inverse, F in ((False, dft(size)), (True, dft(size).conj() / size)):
+        y = lowla.monarch_fft(x, n, inverse=inverse)
+        expected = cut @ F
+        assert y.dtype == np.result_type(dtype, np.complex64)
+        assert y.shape == expected.shape
+        bound = tol(dtype, 2 + int(np.log2(size))) * np.linalg.norm(expected)
+        assert np.linalg.norm(y - expected) <= bound
+    np.testing.assert_array_equal(x, before)
+
+
+@pytest.mark.parametrize("n", [1, 7, 36, 168, 1000, 1024])
+def test_fft_is_the_monarch_product(backend, n):
+    rng = np.random.default_rng(n)
+    x = gauss(rng, (3, n), "complex128")
+    y, F = lowla.monarch_fft(x), lowla.monarch_dft(n)
+    bound = tol("float64", 4 + int(np.log2(n))) * np.sqrt(n) * np.linalg.norm(x)
+    assert np.linalg.norm((F @ x.T).T - y) <= bound
+    assert np.linalg.norm(np.fft.fft(x) - y) <= bound
+    assert np.linalg.norm(np.fft.ifft(x) - lowla.monarch_fft(x, inverse=True)) <= bound / n
+    assert np.linalg.norm(lowla.monarch_fft(y, inverse=True) - x) <= bound
+
+
+@given(n=st.integers(1, 300), seed=seeds)
+def test_fft_adjoint_identity(backend, n, seed):
+    """F^H = n F^-1, so <y, F x> = n <F^-1 y, x>; and Parseval: ||F x||² = n ||x||²."""
+    rng = np.random.default_rng(seed)
+    x, y = gauss(rng, (2, n), "complex128")
+    X, Y = lowla.monarch_fft(x), lowla.monarch_fft(y, inverse=True)
+    scale = np.sqrt(n) * np.linalg.norm(x) * np.linalg.norm(y)
+    assert abs(np.vdot(y, X) - n * np.vdot(Y, x)) <= tol("float64", 9) * scale
+    assert np.linalg.norm(X) == pytest.approx(np.sqrt(n) * np.linalg.norm(x), rel=1e-13)
+
+
+def test_fft_of_nan_of_nothing_and_of_integers(backend):
+    x = np.ones((3, 8))
+    x[1, 2] = np.nan
+    y = lowla.monarch_fft(x)
+    assert np.isnan(y[1]).all()
+    assert np.isfinite(y[[0, 2]]).all()
+    assert lowla.monarch_fft(np.ones((0, 4), np.float32), 6).shape == (0, 6)
+    assert lowla.monarch_fft(np.ones((0, 4), np.float32)).dtype == np.complex64
+    whole = lowla.monarch_fft([1, 2, 3])
+    assert whole.dtype == np.complex128
+    np.testing.assert_allclose(whole, np.fft.fft([1, 2, 3]))
+
+
+def test_large_transforms_use_all_threads_and_agree(backend):
+    x = gauss(np.random.default_rng(0), (40, 4096), "complex64")
+    expected = np.fft.fft(x.astype(np.complex128))
+    bound = tol("complex64", 14) * np.linalg.norm(expected)
+    assert np.linalg.norm(lowla.monarch_fft(x) - expected) <= bound
+
+
 # Long convolutions
 
 
@@ -420,6 +625,90 @@ def test_fftconv_is_causal(backend):
         np.testing.assert_allclose(y, expected, atol=tol("float64", 64))
 
 
+@pytest.mark.parametrize("few", ["kernels", "signals"])
+def test_fftconv_by_blocks_of_rows(backend, few, monkeypatch):
+    """Blocks of any size give the same rows."""
+    from lowla._numba import monarch
+
+    rng = np.random.default_rng(15)
+    u, k = gauss(rng, (3, 5, 2, 17), "float64"), gauss(rng, (5, 1, 9), "float64")
+    if few == "signals":
+        u, k = k, u
+    whole = lowla.fftconv(u, k)
+    for size in (1, 700, 2000, 5000, 10**6):
+        monkeypatch.setattr(monarch, "_BLOCK_BYTES", size)
+        np.testing.assert_array_equal(lowla.fftconv(u, k), whole)
+
+
+def dense_masked(u, k, mask):
+    """The definition, by dense transforms in double precision."""
+    length = u.shape[-1]
+    k = k[..., :length].astype(float)
+    n = next_fast_len(length + k.shape[-1] - 1, real=True)
+    count, f = n // 2 + 1, mask.shape[-1]
+    places = np.linspace(0, f - 1, count)
+    factors = np.apply_along_axis(lambda m: np.interp(places, np.arange(f), m), -1, mask)
+    both = np.concatenate([factors, factors[..., (n - 1) // 2 : 0 : -1]], axis=-1)
+    F = dft(n)
+    spectrum = (u.astype(float) @ F[:length]) * (k @ F[: k.shape[-1]]) * both
+    return (spectrum @ F.conj() / n).real[..., :length]
+
+
+@given(
+    stack=st.sampled_from(
+        [((), (), ()), ((2, 3), (3,), ()), ((2, 3), (3,), (3,)), ((3,), (), (3,))]
+    ),
+    n=st.integers(1, 40),
+    r=st.integers(1, 45),
+    f=st.integers(1, 30),
+    dtype=st.sampled_from(["float64", "float32"]),
+    seed=seeds,
+)
+def test_masked_convolution_is_that_of_the_definition(backend, stack, n, r, f, dtype, seed):
+    rng = np.random.default_rng(seed)
+    u, k = gauss(rng, (*stack[0], n), dtype), gauss(rng, (*stack[1], r), dtype)
+    mask = rng.random((*stack[2], f))
+    y = lowla.fftconv(u, k, mask=mask)
+    expected = dense_masked(u, k, mask)
+    assert y.dtype == dtype
+    assert y.shape == expected.shape
+    norms = np.linalg.norm(u) * np.linalg.norm(k)
+    assert np.abs(y - expected).max() <= tol(dtype, 1 + int(np.log2(n + r)), factor=4.0) * norms
+
+
+def test_masks_of_ones_and_zeros(backend):
+    rng = np.random.default_rng(16)
+    u, k = gauss(rng, (2, 50), "float32"), gauss(rng, (50,), "float32")
+    plain = lowla.fftconv(u, k)
+    frequencies = next_fast_len(99, real=True) // 2 + 1
+    for mask in (np.ones(1), np.ones(7), np.ones(frequencies), [1, 1, 1]):
+        np.testing.assert_array_equal(lowla.fftconv(u, k, mask=mask), plain)
+    assert not lowla.fftconv(u, k, mask=np.zeros(5)).any()
+    low = np.zeros(frequencies)
+    low[0] = 1.0  # the mean of the transform alone
+    mean = u.sum(axis=1, keepdims=True) * k.sum() / next_fast_len(99, real=True)
+    bound = tol("float32", 50) * np.linalg.norm(u) * np.linalg.norm(k)
+    np.testing.assert_allclose(
+        lowla.fftconv(u, k, mask=low), np.broadcast_to(mean, u.shape), atol=bound
+    )
+    stacked = lowla.fftconv(u[0], k, mask=np.ones((4, 1)))
+    np.testing.assert_array_equal(stacked, np.broadcast_to(plain[0], (4, 50)))
+
+
+def test_nan_in_a_convolution_stays_in_its_row(backend):
+    u, k = np.ones((2, 6)), np.ones((2, 6))
+    for array in (u, k):
+        kept = array[1, 2]
+        array[1, 2] = np.nan
+        y = lowla.fftconv(u, k)
+        assert np.isnan(y[1]).all()
+        assert np.isfinite(y[0]).all()
+        array[1, 2] = kept
+    y = lowla.fftconv(u, k, mask=[[1.0, 1.0], [1.0, np.nan]])
+    assert np.isnan(y[1]).all()
+    assert np.isfinite(y[0]).all()
+
+
 def test_fftconv_of_nothing(backend):
     assert lowla.fftconv(np.ones((2, 0)), np.ones(3)).shape == (2, 0)
     np.testing.assert_array_equal(lowla.fftconv(np.ones((2, 4)), np.ones(0)), np.zeros((2, 4)))
@@ -434,6 +723,8 @@ def test_tensors_come_back_as_tensors(backend):
     assert isinstance(M @ W, torch.Tensor)
     assert isinstance(M.toarray(), torch.Tensor)
     assert isinstance(lowla.fftconv(W, W[0]), torch.Tensor)
+    assert isinstance(lowla.fftconv(W, W[0], mask=torch.ones(3)), torch.Tensor)
+    assert isinstance(lowla.monarch_fft(W), torch.Tensor)
 
 
 def test_arrays_on_the_gpu_are_refused(backend, monkeypatch):

@@ -12,7 +12,13 @@ from lowla import _tour
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-_PICTURES = ["lstsq_diabetes.png", "rsvd_digits.png", "rsvd_photograph.png", "rsvd_spectrum.png"]
+_PICTURES = [
+    "kron_elevation.png",
+    "lstsq_diabetes.png",
+    "rsvd_digits.png",
+    "rsvd_photograph.png",
+    "rsvd_spectrum.png",
+]
 
 
 @pytest.fixture(scope="module")

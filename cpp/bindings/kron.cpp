@@ -79,6 +79,21 @@ py::array monarch_matmul(const py::array &L, const py::array &R, const py::array
   });
 }
 
+/// L and R of the Monarch matrix nearest to W, and the relative error.
+py::tuple monarch_project(const py::array &W, index k, index l, bool check_finite) {
+  return with_scalar(W.dtype(), [&](auto zero) -> py::tuple {
+    using T = decltype(zero);
+    const MatrixView<T> view = view_of<T>(W);
+    if (k < 1 || l < 1 || view.n % k != 0 || view.m % l != 0 || W.size() == 0)
+      throw ValueError("the blocks and W do not fit");
+    py::array_t<T> L({l, view.m / l, k}), R({k, l, view.n / k});
+    T *left = L.mutable_data(), *right = R.mutable_data();
+    const double error =
+        without_gil([&] { return lowla::monarch_project(view, k, l, check_finite, left, right); });
+    return py::make_tuple(L, R, error);
+  });
+}
+
 // --- the direct calls ---
 
 /// What NumPy's own struct says of an array: no Python object is made to read it.
@@ -229,6 +244,8 @@ void register_kron(py::module_ &m) {
   m.def("kron_matmul", &kron_matmul, py::arg("factors"), py::arg("X"), py::arg("conjugate"));
   m.def("monarch_matmul", &monarch_matmul, py::arg("L"), py::arg("R"), py::arg("X"),
         py::arg("permuted"), py::arg("transpose"), py::arg("conjugate"));
+  m.def("monarch_project", &monarch_project, py::arg("W"), py::arg("k"), py::arg("l"),
+        py::arg("check_finite"));
   auto direct = m.def_submodule("_direct", "Calls of least overhead; None where intake is needed.");
   direct.def("kron_matmul", &direct_kron_matmul, py::arg("factors"), py::arg("X"));
   direct.def("monarch_matmul", &direct_monarch_matmul, py::arg("L"), py::arg("R"), py::arg("X"));

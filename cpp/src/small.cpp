@@ -5,6 +5,7 @@
 #include "lowla/core/clones.hpp"
 #include "lowla/core/error.hpp"
 #include "lowla/core/threads.hpp"
+#include "lowla/core/workspace.hpp"
 
 #include <cmath>
 #include <functional>
@@ -375,6 +376,54 @@ void tridiagonal_values(std::vector<double> &d, const std::vector<double> &e) {
   }
 }
 
+/// The largest eigenvalue by Laguerre's iteration from above, which decreases monotonically to the
+/// largest root and converges cubically (Parlett 1980, section 4.11; Wilkinson, "The Algebraic
+/// Eigenvalue Problem", 1965, section 7.28), from `guess` where that is above. The pivots q_i of
+/// x - T are positive exactly where x is: that brackets the eigenvalue, whatever rounding does to a
+/// step.
+double largest_value(const std::vector<double> &d, const std::vector<double> &e, double guess) {
+  const index n = static_cast<index>(d.size());
+  double above = d[0], below = d[0], norm = 0;
+  for (index i = 0; i < n; ++i) {
+    const double radius = (i + 1 < n ? std::abs(e[i]) : 0.0) + (i > 0 ? std::abs(e[i - 1]) : 0.0);
+    below = std::max(below, d[i]);
+    above = std::max(above, d[i] + radius);
+    norm = std::max(norm, std::abs(d[i]) + radius);
+  }
+  const double resolution = 4.0 * kEps * norm, order = static_cast<double>(n);
+  double x = std::min(above, guess), back = resolution;
+  while (above - below > resolution) {
+    // With p = prod q_i: sum = p'/p and squares = -(p'/p)'.
+    double q = x - d[0], slope = 1.0, bend = 0.0, sum = 0.0, squares = 0.0;
+    for (index i = 0; q > 0; ++i) {
+      const double inverse = 1.0 / q, ratio = slope * inverse;
+      sum += ratio;
+      squares += ratio * ratio - bend * inverse;
+      if (i + 1 == n)
+        break;
+      const double coupling = e[i] * e[i] * inverse;
+      q = x - d[i + 1] - coupling;
+      bend = coupling * inverse * (bend - 2.0 * slope * ratio);
+      slope = 1.0 + coupling * inverse * slope;
+    }
+    if (q > 0) {
+      const double spread = std::max((order - 1.0) * (order * squares - sum * sum), 0.0);
+      const double step = order / (sum + std::sqrt(spread));
+      above = x;
+      x -= step;
+      if (!(step > resolution))
+        break;
+    } else { // a little back, and more each time
+      below = std::max(below, x);
+      x += back;
+      back *= 16.0;
+    }
+    if (!(x > below && x < above))
+      x = 0.5 * (above + below);
+  }
+  return std::clamp(x, below, above);
+}
+
 constexpr index kLanes = 8;
 
 /// Eigenvectors of the tridiagonal T for kLanes eigenvalues at once, by twisted factorisations
@@ -505,12 +554,18 @@ template <class S> void sort_columns(std::vector<double> &w, Small<S> &V, Small<
 /// untouched) where the eigenvalues are too close together.
 template <class S>
 bool leading_pairs(const Tridiagonal<S> &T, index count, std::vector<double> &w, Small<S> &V) {
-  // Krylov matrices are graded downwards: QL is quick on them from the other end.
-  std::vector<double> values(T.d.rbegin(), T.d.rend()), e(T.e.rbegin() + 1, T.e.rend());
-  e.push_back(0.0);
-  tridiagonal_values(values, e);
-  std::partial_sort(values.begin(), values.begin() + count, values.end(), std::greater<>());
-  values.resize(static_cast<std::size_t>(count));
+  std::vector<double> values;
+  if (count == 1) {
+    values.push_back(largest_value(T.d, T.e, std::numeric_limits<double>::infinity()));
+  } else {
+    // Krylov matrices are graded downwards: QL is quick on them from the other end.
+    values.assign(T.d.rbegin(), T.d.rend());
+    std::vector<double> e(T.e.rbegin() + 1, T.e.rend());
+    e.push_back(0.0);
+    tridiagonal_values(values, e);
+    std::partial_sort(values.begin(), values.begin() + count, values.end(), std::greater<>());
+    values.resize(static_cast<std::size_t>(count));
+  }
   Small<double> Z;
   if (!tridiagonal_vectors(T.d, T.e, values, Z))
     return false;
@@ -521,6 +576,144 @@ bool leading_pairs(const Tridiagonal<S> &T, index count, std::vector<double> &w,
   V = std::move(vectors);
   return true;
 }
+
+// --- the leading eigenvector of a semidefinite matrix ---
+
+/// 8 kVectors columns of combine_rows: 8 sums, of every kPhases-th row each.
+template <int kVectors>
+inline __attribute__((always_inline)) void combine_strip(const double *A, index ld, index count,
+                                                         const double *c, double *out) {
+  constexpr int kPhases = 8 / kVectors;
+  eight sum[kPhases][kVectors] = {};
+  index k = 0;
+  for (; k + kPhases <= count; k += kPhases)
+#pragma GCC unroll 8
+    for (int p = 0; p < kPhases; ++p)
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v)
+        sum[p][v] += c[k + p] * *reinterpret_cast<const eight *>(A + (k + p) * ld + 8 * v);
+  for (; k < count; ++k)
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v)
+      sum[0][v] += c[k] * *reinterpret_cast<const eight *>(A + k * ld + 8 * v);
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 8
+    for (int p = 1; p < kPhases; ++p)
+      sum[0][v] += sum[p][v];
+    *reinterpret_cast<eight *>(out + 8 * v) = sum[0][v];
+  }
+}
+
+/// out = sum_k c_k row_k of A (count rows), `width` columns in whole vectors.
+LOWLA_CLONES void combine_rows(const double *A, index ld, index count, const double *c, index width,
+                               double *out) {
+  index j = 0;
+  for (; j + 64 <= width; j += 64)
+    combine_strip<8>(A + j, ld, count, c, out + j);
+  if (j + 32 <= width) {
+    combine_strip<4>(A + j, ld, count, c, out + j);
+    j += 32;
+  }
+  if (j + 16 <= width) {
+    combine_strip<2>(A + j, ld, count, c, out + j);
+    j += 16;
+  }
+  if (j < width)
+    combine_strip<1>(A + j, ld, count, c, out + j);
+}
+
+/// w -= b x; returns w . y
+LOWLA_CLONES double subtract_and_dot(double b, const double *x, double *w, const double *y,
+                                     index n) {
+  eight sum = {};
+  for (index i = 0; i < n; i += 8) {
+    eight &wi = *reinterpret_cast<eight *>(w + i);
+    wi -= b * *reinterpret_cast<const eight *>(x + i);
+    sum += wi * *reinterpret_cast<const eight *>(y + i);
+  }
+  return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+}
+
+/// The Lanczos process on G (n x n by rows, n whole vectors) from the first row of V, and its
+/// tridiagonal matrix. The rows lose orthogonality only to eigenvectors that have been found (Paige
+/// 1976), which does no harm to the one wanted.
+struct Lanczos {
+  const double *G;
+  index n;
+  Buffer<double> V;
+  std::vector<double> d, e;
+
+  Lanczos(const double *G, index n, double accuracy, const double *start)
+      : G(G), n(n), V((n + 1) * n), accuracy_(accuracy) {
+    const double inverse = 1.0 / std::sqrt(norm2(start, n));
+    std::transform(start, start + n, V.get(), [&](double x) { return x * inverse; });
+  }
+
+  /// `steps` in all, at most n; false where they span an invariant space before that, to the
+  /// accuracy of G.
+  bool run(index steps) {
+    for (index j = static_cast<index>(d.size()); j < steps; ++j) {
+      double *v = V.get() + j * n, *w = v + n;
+      combine_rows(G, n, n, v, n, w);
+      d.push_back(j > 0 ? subtract_and_dot(e.back(), v - n, w, v, n) : dot(w, v, n));
+      const double left = std::sqrt(subtract_and_dot(d.back(), v, w, w, n));
+      largest_ = std::max(largest_, std::abs(d.back()) + left);
+      e.push_back(left);
+      if (!(left > accuracy_ * largest_))
+        return false;
+      const double inverse = 1.0 / left;
+      for (index i = 0; i < n; ++i)
+        w[i] *= inverse;
+    }
+    return true;
+  }
+
+private:
+  double accuracy_, largest_ = 0;
+};
+
+/// c I - G = (I + U^T diag(d)^-1) diag(d) (I + diag(d)^-1 U), U strictly upper; G n x n by rows.
+/// Row by row, so that a row stays in registers; in whole vectors, from that of the diagonal on.
+struct ShiftedFactor {
+  index n;
+  Buffer<double> U;
+  std::vector<double> inverse; ///< 1 / d
+  bool definite = false;       ///< all eigenvalues of G are below c
+
+  ShiftedFactor(const double *G, index n, double c)
+      : n(n), U(n * n), inverse(static_cast<std::size_t>(n)) {
+    std::vector<double> ratio(static_cast<std::size_t>(n));
+    for (index i = 0; i < n; ++i) {
+      const index first = i / 8 * 8;
+      double *row = U.get() + i * n;
+      for (index k = 0; k < i; ++k)
+        ratio[k] = U.get()[k * n + i] * inverse[k];
+      combine_rows(U.get() + first, n, i, ratio.data(), n - first, row + first);
+      for (index j = first; j < n; ++j)
+        row[j] = -G[i * n + j] - row[j];
+      const double pivot = c + row[i];
+      if (!(pivot > 0))
+        return;
+      inverse[i] = 1.0 / pivot;
+      std::fill(row + first, row + i + 1, 0.0);
+    }
+    definite = true;
+  }
+
+  /// x <- (c I - G)^-1 x
+  void solve(double *x) const {
+    for (index i = 0; i < n; ++i) {
+      const index first = i / 8 * 8;
+      x[i] *= inverse[i];
+      axpy(-x[i], U.get() + i * n + first, x + first, n - first);
+    }
+    for (index i = n - 1; i >= 0; --i) {
+      const index first = i / 8 * 8;
+      x[i] -= inverse[i] * dot(U.get() + i * n + first, x + first, n - first);
+    }
+  }
+};
 
 // --- one-sided Jacobi ---
 
@@ -679,6 +872,37 @@ void eigh_leading(const Small<S> &A, index count, std::vector<double> &w, Small<
   V.data.resize(static_cast<std::size_t>(n * count));
   for (double &value : w)
     value *= unit;
+}
+
+bool leading_vector(const double *G, index n, double *x) {
+  const double accuracy = kEps * static_cast<double>(n); // that of the entries of G
+  const double accepted = 0.4 * std::sqrt(accuracy);     // the eigenvalue has its square
+  constexpr index kFirstCheck = 12;
+  Lanczos lanczos(G, n, accuracy, x);
+  const auto &d = lanczos.d, &e = lanczos.e;
+  Small<double> z;
+  double theta = std::numeric_limits<double>::infinity(), residual = 0;
+  bool more = true;
+  for (index steps = std::min(kFirstCheck, n); more; steps = std::min(2 * steps, n)) {
+    more = lanczos.run(steps) && steps < n;
+    theta = largest_value(d, e, theta + residual);
+    if (!tridiagonal_vectors(d, e, {theta}, z))
+      return false;
+    residual = e.back() * std::abs(z.data.back());
+    if (more && residual > accepted * theta)
+      continue;
+    const bool accurate = residual <= accuracy * theta;
+    // A larger one, and this one squared, would sum to more than ||G||_F^2.
+    const bool largest = accurate && theta * theta > 0.51 * norm2(G, n * n);
+    const ShiftedFactor above(G, largest ? 0 : n, theta * (1.0 + 8.0 * accuracy));
+    if (!above.definite)
+      continue;
+    combine_rows(lanczos.V.get(), n, z.rows, z.col(0), n, x);
+    if (!accurate)
+      above.solve(x); // inverse iteration: the residual is that of rounding then
+    return true;
+  }
+  return false;
 }
 
 template <class S> void svd(const Small<S> &A, Small<S> &U, std::vector<double> &s, Small<S> &W) {

@@ -157,29 +157,45 @@ std::vector<index> broadcast_shape(const std::vector<index> &u, const std::vecto
   return out;
 }
 
-/// y[..., t] = sum_{j <= t} k[..., j] u[..., t - j], for t < u.shape[-1].
-py::object fftconv(const py::object &u, const py::object &k) {
+/// y[..., t] = sum_{j <= t} k[..., j] u[..., t - j], for t < u.shape[-1]; the spectra of k times
+/// the mask unless it is None.
+py::object fftconv(const py::object &u, const py::object &k, const py::object &mask) {
   const Session session(u);
+  const bool masked = !mask.is_none();
   need_lines(ArrayInfo(u), "u");
   need_lines(ArrayInfo(k), "k");
+  if (masked)
+    need_lines(ArrayInfo(mask), "mask");
   const py::object held_u = contiguous(u), held_k = contiguous(k);
-  const ArrayInfo signals(held_u), kernels(held_k);
+  const py::object held_mask = masked ? contiguous(mask) : held_k;
+  const ArrayInfo signals(held_u), kernels(held_k), weights(held_mask);
   return with_scalar(signals.dtype, [&](auto zero) -> py::object {
     using T = decltype(zero);
     if constexpr (is_complex_v<T>) {
       throw py::type_error("u and k must be real");
     } else {
       need_dtype<T>(kernels, "k");
-      const auto shape = broadcast_shape(signals.shape, kernels.shape);
+      need_dtype<T>(weights, "mask");
+      auto shape = broadcast_shape(signals.shape, kernels.shape);
+      if (masked)
+        shape = broadcast_shape(shape, weights.shape);
+      const index n = shape.back(), taps = kernels.shape.back(), f = weights.shape.back();
       const Output<T> y(shape);
-      const index n = shape.back(), taps = kernels.shape.back();
       if (lines_of(shape) == 0 || n == 0 || taps == 0)
         return zeros(shape, signals.dtype);
+      if (masked && f == 0)
+        throw ValueError("mask must have at least 1 entry");
       const auto of_u = broadcast_lines(shape, signals.shape);
       const auto of_k = broadcast_lines(shape, kernels.shape);
+      const auto *x = static_cast<const T *>(signals.data);
+      const auto *filter = static_cast<const T *>(kernels.data);
       without_gil([&] {
-        CudaFourier<T, Runtime>::convolve(static_cast<const T *>(signals.data), n, of_u,
-                                          static_cast<const T *>(kernels.data), taps, of_k, y.data);
+        if (masked)
+          CudaFourier<T, Runtime>::convolve_masked(x, n, of_u, filter, taps, of_k,
+                                                   static_cast<const T *>(weights.data), f,
+                                                   broadcast_lines(shape, weights.shape), y.data);
+        else
+          CudaFourier<T, Runtime>::convolve(x, n, of_u, filter, taps, of_k, y.data);
       });
       return y.array;
     }
@@ -193,7 +209,7 @@ void register_kron(py::module_ &m) {
   m.def("monarch_matmul", &monarch_matmul, py::arg("L"), py::arg("R"), py::arg("X"),
         py::arg("permuted"), py::arg("transpose"), py::arg("conjugate"));
   m.def("monarch_fft", &monarch_fft, py::arg("x"), py::arg("n"), py::arg("inverse"));
-  m.def("fftconv", &fftconv, py::arg("u"), py::arg("k"));
+  m.def("fftconv", &fftconv, py::arg("u"), py::arg("k"), py::arg("mask"));
 }
 
 } // namespace lowla::bindings::gpu

@@ -17,7 +17,13 @@ from lowla._errors import ConvergenceWarning, CudaError
 from lowla._kron import kron_matmul, kron_solve, nearest_kron
 from lowla._lp import lp_regression
 from lowla._lstsq import lstsq
-from lowla._monarch import fftconv, monarch_dft, monarch_matmul, monarch_project
+from lowla._monarch import (
+    fftconv,
+    monarch_dft,
+    monarch_fft,
+    monarch_matmul,
+    monarch_project,
+)
 from lowla._results import (
     EighResult,
     LpResult,
@@ -62,6 +68,7 @@ __all__ = [
     "lp_regression",
     "lstsq",
     "monarch_dft",
+    "monarch_fft",
     "monarch_matmul",
     "monarch_project",
     "nearest_kron",

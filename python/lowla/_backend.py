@@ -167,7 +167,8 @@ class Backend(Protocol):
         self, W: Dense, k: int, l: int, check_finite: bool
     ) -> tuple[Array, Array, float]: ...
     def monarch_dft(self, n: int, k: int, dtype: str) -> tuple[Array, Array]: ...
-    def fftconv(self, u: Dense, k: Dense) -> Array: ...
+    def monarch_fft(self, x: Dense, n: int, inverse: bool) -> Array: ...
+    def fftconv(self, u: Dense, k: Dense, mask: Dense | None) -> Array: ...
     def stream_pass(self, A: Payload, X: Array) -> tuple[Array, Array, float]: ...
     def stream_finish(
         self, Y: Array, Z: Array, norm2: float, k: int
@@ -303,7 +304,7 @@ NUMBA_ONLY = frozenset(
         "kron_solve_shifted",
         "lp_regression",
         "monarch_dft",
-        "monarch_project",
+        "monarch_fft",
         "monarch_solve",
         "nearest_kron",
     }
@@ -312,6 +313,7 @@ HOST_ONLY = frozenset(
     {
         "leverage_scores",
         "lewis_weights",
+        "monarch_project",
         "row_scores",
         "sample_rows",
     }

@@ -20,7 +20,14 @@ from .kron import (
 )
 from .lp import lp_regression
 from .lstsq import lstsq
-from .monarch import fftconv, monarch_dft, monarch_matmul, monarch_project, monarch_solve
+from .monarch import (
+    fftconv,
+    monarch_dft,
+    monarch_fft,
+    monarch_matmul,
+    monarch_project,
+    monarch_solve,
+)
 from .philox import philox, random_normal, random_signs
 from .rsvd import rsvd, rsvd_stacked, stream_finish, stream_pass
 from .scores import leverage_scores, lewis_weights, row_scores, sample_rows
@@ -44,6 +51,7 @@ __all__ = [
     "lp_regression",
     "lstsq",
     "monarch_dft",
+    "monarch_fft",
     "monarch_matmul",
     "monarch_project",
     "monarch_solve",

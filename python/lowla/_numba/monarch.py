@@ -1,4 +1,5 @@
-"""Monarch matrices M = P_s L P_l R (Dao et al. 2022), their projection, and long convolutions.
+"""Monarch matrices M = P_s L P_l R (Dao et al. 2022), their projection, Fourier transforms, and
+long convolutions.
 
 R (k, q, p) and L (l, s, r) are block-diagonal matrices of k blocks q x p and l blocks s x r, with
 k q = l r. The permutations exchange the two digits of an index: entry a l + j of R x is entry a of
@@ -9,7 +10,8 @@ take entry j k + i of x as entry i p + j, which makes the DFT one of them. Cost 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -24,6 +26,7 @@ Stage: TypeAlias = Callable[[Array], Array]
 
 _TILE = 64  # columns
 _PARALLEL = 1 << 16  # numbers from which a transform uses more than one thread
+_BLOCK_BYTES = 1 << 19  # of the padded rows that a convolution takes at a time
 
 
 class _Monarch(NamedTuple):
@@ -162,13 +165,61 @@ def _roots_of_unity(powers: npt.NDArray[np.int64], n: int) -> Array:
     return np.asarray(np.exp(-2j * np.pi * (powers % n / n)))
 
 
-def fftconv(u: Array, k: Array) -> Array:
-    """y[..., t] = sum_{j <= t} k[..., j] u[..., t - j], for t < u.shape[-1]."""
+def monarch_fft(x: Array, n: int, inverse: bool) -> Array:
+    """The discrete Fourier transform along the last axis, of x cut or padded with zeros to n."""
+    workers = get_num_threads() if x.size >= _PARALLEL else 1
+    transform = scipy.fft.ifft if inverse else scipy.fft.fft
+    return np.asarray(transform(x, n, workers=workers))
+
+
+def fftconv(u: Array, k: Array, mask: Array | None) -> Array:
+    """y[..., t] = sum_{j <= t} k[..., j] u[..., t - j], for t < u.shape[-1].
+
+    The kernels' spectra are multiplied by the mask, read along a uniform grid of frequencies. The
+    longer of the two stacks goes through in blocks of rows that stay in cache, the other's spectrum
+    is kept.
+    """
     length = u.shape[-1]
     k = k[..., :length]
     n = scipy.fft.next_fast_len(length + k.shape[-1] - 1, real=True)
+    kept, streamed = (k, u) if u.size >= k.size else (u, k)
     workers = get_num_threads() if u.size >= _PARALLEL else 1
-    spectrum = scipy.fft.rfft(u, n, workers=workers)
-    product = spectrum * scipy.fft.rfft(k, n, workers=workers)
-    y = scipy.fft.irfft(product, n, overwrite_x=True, workers=workers)
-    return rounded(y[..., :length], u.dtype)
+    spectrum = scipy.fft.rfft(kept, n, workers=workers)
+    if mask is not None:
+        spectrum = spectrum * _interpolated(mask, spectrum.shape[-1])
+    stack = np.broadcast_shapes(streamed.shape[:-1], spectrum.shape[:-1])
+    y = np.empty((*stack, length), u.dtype)
+    streamed = np.broadcast_to(streamed, (*stack, streamed.shape[-1]))
+    spectrum = np.broadcast_to(spectrum, (*stack, spectrum.shape[-1]))
+    rows = max(workers, _BLOCK_BYTES // (n * u.itemsize))
+    for block in _row_blocks(stack, rows):
+        product = scipy.fft.rfft(streamed[block], n, workers=workers)
+        product *= spectrum[block]
+        y[block] = scipy.fft.irfft(product, n, overwrite_x=True, workers=workers)[..., :length]
+    return y
+
+
+def _row_blocks(stack: tuple[int, ...], rows: int) -> Iterator[tuple[int | slice, ...]]:
+    """Indices of about so many rows each that together make up the stack."""
+    if not stack:
+        yield ()
+        return
+    inner = math.prod(stack[1:])
+    if inner >= rows and len(stack) > 1:
+        for i in range(stack[0]):
+            for rest in _row_blocks(stack[1:], rows):
+                yield (i, *rest)
+        return
+    step = max(1, rows // inner)
+    for first in range(0, stack[0], step):
+        yield (slice(first, first + step),)
+
+
+def _interpolated(mask: Array, frequencies: int) -> Array:
+    """The mask at so many frequencies, linearly between its entries at 0, ..., the highest."""
+    last = mask.shape[-1] - 1
+    places = np.linspace(0, last, frequencies)
+    left = places.astype(np.int64)
+    weight = (places - left).astype(mask.dtype)
+    right = np.minimum(left + 1, last)
+    return np.asarray(mask[..., left] * (1 - weight) + mask[..., right] * weight)

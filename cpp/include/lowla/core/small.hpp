@@ -8,6 +8,7 @@
 //   eigh_leading    the same without accumulated rotations; vectors by twisted factorisations
 //                   (Dhillon, Parlett, SIAM J. Matrix Anal. Appl. 25, 2004), all of them
 //                   orthogonalised and checked, `eigh` where the check fails
+//   leading_vector  one eigenvector by Lanczos, certified; much less work than eigh_leading
 //   svd             Gram preconditioning, then one-sided Jacobi (Drmac, Veselic 2008): high
 //                   relative accuracy on column-scaled matrices
 #pragma once
@@ -75,6 +76,12 @@ template <class S> void eigh(const Small<S> &A, std::vector<double> &w, Small<S>
 /// their eigenvectors.
 template <class S>
 void eigh_leading(const Small<S> &A, index count, std::vector<double> &w, Small<S> &V);
+
+/// x <- an eigenvector, of no particular length, of the largest eigenvalue theta of a real positive
+/// semidefinite G (n x n, n a multiple of 8), by the Lanczos process from x. True where it is shown
+/// that none is larger than (1 + 8 n eps) theta: the factorisation of that multiple of I less G has
+/// positive pivots, or theta^2 is more than half of ||G||_F^2. False leaves no meaning in x.
+bool leading_vector(const double *G, index n, double *x);
 
 /// A (m x n, m >= n) = U diag(s) W^H, s descending, U (m x n). Columns of U whose singular value is
 /// zero are zero.

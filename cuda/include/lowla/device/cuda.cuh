@@ -127,6 +127,12 @@ template <class R, class Runtime> struct CudaFourier {
   /// y (lines, n), line i the first n entries of u[of_u[i]] * k[of_k[i]], u (., n) and k (., r).
   static void convolve(const R *u, index n, const std::vector<index> &of_u, const R *k, index r,
                        const std::vector<index> &of_k, R *y);
+  /// The same, circular of the next length from n + min(n, r) - 1 on with prime factors up to 5,
+  /// and the spectra of k multiplied by mask[of_mask[i]], `f` samples from frequency 0 to half the
+  /// length.
+  static void convolve_masked(const R *u, index n, const std::vector<index> &of_u, const R *k,
+                              index r, const std::vector<index> &of_k, const R *mask, index f,
+                              const std::vector<index> &of_mask, R *y);
 };
 
 } // namespace lowla

@@ -62,9 +62,9 @@ inline std::vector<index> radices(index n) {
   return out.empty() ? std::vector<index>{1} : out;
 }
 
-/// The smallest length from n on without prime factors above 7.
-inline index fast_length(index n) {
-  while (prime_factors(n).size() > 0 && prime_factors(n).front() > 7)
+/// The smallest length from n on without prime factors above `largest`.
+inline index fast_length(index n, index largest) {
+  while (prime_factors(n).size() > 0 && prime_factors(n).front() > largest)
     ++n;
   return n;
 }
@@ -237,7 +237,7 @@ void CudaFourier<R, Runtime>::convolve(const R *u, index n, const std::vector<in
   };
   const auto lines = static_cast<index>(of_u.size());
   const index u_lines = lines_of(of_u), k_lines = lines_of(of_k), taps = std::min(n, r);
-  const index M = cuda_detail::fast_length((n + taps) / 2); // 2 M >= n + taps - 1
+  const index M = cuda_detail::fast_length((n + taps) / 2, 7); // 2 M >= n + taps - 1
   const cuda_detail::Transform<R, Runtime> forward(M, false, 1.0);
   const cuda_detail::Transform<R, Runtime> backward(M, true, 1.0 / static_cast<double>(M));
   DeviceArray<Runtime, T> K(k_lines * M);
@@ -261,6 +261,32 @@ void CudaFourier<R, Runtime>::convolve(const R *u, index n, const std::vector<in
                                                  device_of_k.get(), reals(forward.roots()), M,
                                                  reals(spectra)});
   backward({reals(spectra), 2 * M, 2 * M}, lines, {y, n, n});
+}
+
+template <class R, class Runtime>
+void CudaFourier<R, Runtime>::convolve_masked(const R *u, index n, const std::vector<index> &of_u,
+                                              const R *k, index r, const std::vector<index> &of_k,
+                                              const R *mask, index f,
+                                              const std::vector<index> &of_mask, R *y) {
+  const auto lines_of = [](const std::vector<index> &lines) {
+    return *std::max_element(lines.begin(), lines.end()) + 1;
+  };
+  const auto lines = static_cast<index>(of_u.size());
+  const index u_lines = lines_of(of_u), k_lines = lines_of(of_k), taps = std::min(n, r);
+  const index N = cuda_detail::fast_length(n + taps - 1, 5); // part of what the mask means
+  const cuda_detail::Transform<R, Runtime> forward(N, false, 1.0);
+  const cuda_detail::Transform<R, Runtime> backward(N, true, 1.0 / static_cast<double>(N));
+  DeviceArray<Runtime, T> U(u_lines * N), K(k_lines * N), product(lines * N), Y(lines * N);
+  forward({u, n, n, 1}, u_lines, {reals(U.get()), 2 * N, 2 * N});
+  forward({k, r, taps, 1}, k_lines, {reals(K.get()), 2 * N, 2 * N});
+  const auto device_of_u = to_device<Runtime>(of_u), device_of_k = to_device<Runtime>(of_k);
+  const auto device_of_mask = to_device<Runtime>(of_mask);
+  Runtime::for_each(lines * N,
+                    functors::MultiplyMasked<R>{reals(U.get()), reals(K.get()), mask,
+                                                device_of_u.get(), device_of_k.get(),
+                                                device_of_mask.get(), N, f, reals(product.get())});
+  backward({reals(product.get()), 2 * N, 2 * N}, lines, {reals(Y.get()), 2 * N, 2 * N});
+  Runtime::for_each(lines * n, functors::RealParts<R>{reals(Y.get()), N, n, y});
 }
 
 } // namespace lowla

@@ -77,6 +77,37 @@ template <class R> struct MultiplySpectra {
   }
 };
 
+/// out(line, k) = mask u v on whole spectra of N frequencies, the mask of a line being `f` real
+/// samples from frequency 0 to the highest, N / 2, read linearly between them.
+template <class R> struct MultiplyMasked {
+  using C = Entry<std::complex<R>>;
+  const R *u, *v, *mask;
+  const index *of_u, *of_v, *of_mask; ///< their lines that belong to a line of the result
+  index N, f;
+  R *out;
+
+  LOWLA_HD void operator()(index task) const {
+    const index line = task / N, k = task % N, last = N / 2;
+    const R *m = mask + f * of_mask[line];
+    const index place = (k < N - k ? k : N - k) * (f - 1), left = last > 0 ? place / last : 0;
+    const index right = left + 1 < f ? left + 1 : f - 1;
+    const R weight =
+        last > 0
+            ? static_cast<R>(static_cast<double>(place - left * last) / static_cast<double>(last))
+            : R(0);
+    const R factor = m[left] * (R(1) - weight) + m[right] * weight;
+    C::store(out, task, factor * (C::load(u, N * of_u[line] + k) * C::load(v, N * of_v[line] + k)));
+  }
+};
+
+/// y(line, t) = Re x(line, t), t < n, of lines of N entries.
+template <class R> struct RealParts {
+  const R *x;
+  index N, n;
+  R *y;
+  LOWLA_HD void operator()(index task) const { y[task] = x[2 * (task / n * N + task % n)]; }
+};
+
 /// Lines of u convolved in shared memory: transform, product with the spectrum of the filter,
 /// inverse transform.
 template <class R> struct Convolution {
