@@ -1,14 +1,17 @@
-"""Kronecker products against NumPy's products of reshaped arrays, torch's, and the machine.
+"""Kronecker products against NumPy's products of reshaped arrays, torch's, pyfastkron,
+linear_operator, and the machine.
 
 The limit is the larger of the flops of the mode products at NumPy's GEMM rate and the bytes of
-operand and result at the measured bandwidth. Arrays stay warm: a call is repeated for about a
-tenth of a second, and its share of that counts.
+operand and result at the measured bandwidth. Cases whose limit is below 20 us would show the
+overhead of a call, which has a row of its own. Arrays stay warm: a call is repeated for a twentieth
+of a second, and its share of that counts.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -20,8 +23,10 @@ _SIZES = (8, 16, 32, 64)
 _FACTORS = (2, 3, 4, 5)
 _COLUMNS = (1, 16, 64, 1024)
 _LARGEST = 3e7  # numbers of an operand
-_BURST = 0.1  # seconds: the first hundredth after a pause is slow
-_SHORT = 20e-6  # cases with a smaller limit show the overhead of a call
+_SMALLEST = 3e4  # the same, or as long a time of arithmetic: some more cases than are counted
+_BURST = 0.05  # seconds
+_SHORT = 20e-6
+_PEERS = {"torch": "torch", "pyfastkron": "pyfastkron", "linear_operator": "linear_operator"}
 
 
 def burst(call: Callable[[], object]) -> float:
@@ -44,13 +49,23 @@ def numpy_kron(factors: list[np.ndarray], X: np.ndarray) -> np.ndarray:
     return X.reshape(-1, columns)
 
 
-def torch_kron(size: int, count: int, columns: int, dtype: str) -> float:
-    """In the child process: seconds of torch's batched products."""
+def peer_kron(name: str, size: int, count: int, columns: int, dtype: str) -> float:
+    """In the child process: seconds of a peer's product."""
     import torch
 
     kind = getattr(torch, dtype)
     factors = [torch.randn(size, size, dtype=kind) for _ in range(count)]
     X = torch.randn(size**count, columns, dtype=kind)
+    if name == "linear_operator":
+        from linear_operator.operators import KroneckerProductLinearOperator
+
+        operator = KroneckerProductLinearOperator(*factors)
+        return _warm(lambda: operator @ X)
+    if name == "pyfastkron":
+        from pyfastkron.fastkronnumpy import gekmm
+
+        arrays, Z = [F.numpy() for F in factors], X.numpy()
+        return _warm(lambda: gekmm(arrays, Z))
 
     def product() -> object:
         Y, right = X, columns
@@ -59,8 +74,12 @@ def torch_kron(size: int, count: int, columns: int, dtype: str) -> float:
             right *= size
         return Y
 
-    product()
-    return burst(product)
+    return _warm(product)
+
+
+def _warm(call: Callable[[], object]) -> float:
+    call()
+    return burst(call)
 
 
 def _case(
@@ -75,23 +94,41 @@ def _case(
         Party("lowla", lambda: burst(lambda: lowla.kron_matmul(factors, X)), error),
         Party("numpy", lambda: burst(lambda: numpy_kron(factors, X))),
     ]
-    if child is not None:
-        request = {"size": size, "count": count, "columns": columns, "dtype": dtype}
-        parties.append(Party("torch", lambda: child.call(**request)[1]))
+    for name, module in _PEERS.items():
+        if child is None or find_spec(module) is None:
+            session.note(f"{name} is not installed")
+            continue
+        request = {"name": name, "size": size, "count": count, "columns": columns, "dtype": dtype}
+        parties.append(Party(name, lambda request=request: child.call(**request)[1]))
     limits = session.limits(dtype)
     interleave([*parties, *limits.probes()], session.repetitions)
     limit = limits.seconds(2.0 * count * size * X.size, 2.0 * X.nbytes)
     session.add("kron", Row(f"{size}^{count} x {columns} {dtype}", parties, limit, str(limits)))
 
 
+def _overhead(session: Session) -> None:
+    """A product too small to take time."""
+    A, x = np.eye(2), np.ones(4)
+    calls = {
+        "lowla": lambda: lowla.kron_matmul([A, A], x),
+        "numpy": lambda: numpy_kron([A, A], x[:, None]),
+    }
+    parties = [Party(name, lambda call=call: burst(call)) for name, call in calls.items()]
+    interleave(parties, session.repetitions)
+    session.add("kron call", Row("2^2 x 1 float64, a call", parties, parties[0].median))
+    session.note(f"a call of kron_matmul: {parties[0].median * 1e6:.1f} us")
+
+
 def run(session: Session) -> None:
     """All cases of the family."""
-    child = session.torch_process("benchmarks.bench_kron", "torch_kron")
+    child = session.torch_process("benchmarks.bench_kron", "peer_kron")
+    _overhead(session)
     for dtype in ("float64", "float32"):
         for count in _FACTORS:
             for size in _SIZES:
                 for columns in _COLUMNS:
-                    if float(size) ** count * columns <= _LARGEST:
+                    numbers = float(size) ** count * columns
+                    if numbers * max(1.0, count * size / 40) >= _SMALLEST and numbers <= _LARGEST:
                         _case(session, child, size, count, columns, dtype)
     if child is not None:
         child.close()
@@ -101,3 +138,6 @@ def run(session: Session) -> None:
         f"kron: {len(rows)} cases with a limit above {_SHORT * 1e6:.0f} us, ours over the limit: "
         f"geometric mean {np.exp(np.log(ratios).mean()):.2f}, largest {ratios.max():.2f}"
     )
+    for name in rows[0].peers():
+        lost = sum(row.peers()[name] < 1 for row in rows)
+        session.note(f"kron: {name} is faster than ours in {lost} of them")

@@ -26,6 +26,10 @@ class Row:
     def ours(self) -> Party:
         return self.parties[0]
 
+    def peers(self) -> dict[str, float]:
+        """The peers' times over ours."""
+        return {p.name: p.median / self.ours.median for p in self.parties[1:]}
+
     def text(self) -> str:
         ours = self.ours
         lines = [f"{self.case}"]

@@ -26,7 +26,7 @@ Stage: TypeAlias = Callable[[Array], Array]
 
 _TILE = 64  # columns
 _PARALLEL = 1 << 16  # numbers from which a transform uses more than one thread
-_BLOCK_BYTES = 1 << 19  # of the padded rows that a convolution takes at a time
+_BLOCK_BYTES = 1 << 20  # of the padded rows that a worker takes at a time
 
 
 class _Monarch(NamedTuple):
@@ -191,7 +191,7 @@ def fftconv(u: Array, k: Array, mask: Array | None) -> Array:
     y = np.empty((*stack, length), u.dtype)
     streamed = np.broadcast_to(streamed, (*stack, streamed.shape[-1]))
     spectrum = np.broadcast_to(spectrum, (*stack, spectrum.shape[-1]))
-    rows = max(workers, _BLOCK_BYTES // (n * u.itemsize))
+    rows = workers * max(1, _BLOCK_BYTES // (n * u.itemsize))
     for block in _row_blocks(stack, rows):
         product = scipy.fft.rfft(streamed[block], n, workers=workers)
         product *= spectrum[block]
