@@ -2,7 +2,7 @@
 //
 // A stage multiplies blocks into rows that lie a fixed distance apart. The rows of a block are
 // packed first, padded to whole panel units: distances are often powers of two, and rows that far
-// apart share a few cache sets. A complex product is the real one [Re F | Im F] [X; i X].
+// apart share a few cache sets.
 #include "lowla/monarch.hpp"
 
 #include "host_rows.hpp"
@@ -24,53 +24,28 @@ struct Places {
 
 template <class T> struct Stage {
   using R = real_t<T>;
-  index count, m, n;
+  Blocks<T> F;
+  bool transpose, conjugate;
+  index count, m, n; ///< blocks, and one of them as it is applied
   Places in, out;
-  const R *entries;  ///< [Re F | Im F] of each block
-  Buffer<R> storage; ///< where they are not those of the caller
 
-  Stage(const Blocks<T> &F, bool transpose, bool conjugate, Places in, Places out)
-      : count(F.count), m(transpose ? F.n : F.m), n(transpose ? F.m : F.n), in(in), out(out) {
-    if constexpr (!is_complex_v<T>)
-      if (!transpose) {
-        entries = F.data;
-        return;
-      }
-    storage = Buffer<R>(count * m * kPlanes<T> * n);
-    entries = storage.get();
-    const R flip = conjugate ? R(-1) : R(1);
-    parallel_for(count, [&](index b) {
-      R *block = storage.get() + b * m * kPlanes<T> * n;
-      const T *source = F.data + b * m * n;
-      for (index i = 0; i < m; ++i)
-        for (index j = 0; j < n; ++j) {
-          const T value = transpose ? source[j * m + i] : source[i * n + j];
-          block[i * kPlanes<T> * n + j] = std::real(value);
-          if constexpr (is_complex_v<T>)
-            block[i * 2 * n + n + j] = flip * value.imag();
-        }
-    });
-  }
+  Stage(const Blocks<T> &blocks, bool transposed, bool conjugated, Places from, Places to)
+      : F(blocks), transpose(transposed), conjugate(conjugated), count(blocks.count),
+        m(transposed ? F.n : F.m), n(transposed ? F.m : F.n), in(from), out(to) {}
 
   /// The blocks b0 .. b1 - 1 for `w` reals of each row of X, whose rows are x_row reals and columns
   /// x_column entries apart; the same of Y by rows.
   void operator()(index b0, index b1, const R *X, index x_row, index x_column, R *Y, index y_row,
                   index w) const {
-    const index padded = round_up(w, simd::panel_unit<R>), depth = kPlanes<T> * n;
-    R *packed = scratch<R>((depth + m) * padded, 2), *result = packed + depth * padded;
-    std::fill(packed, packed + depth * padded, R(0));
-    if (kPlanes<T> == 1 && w == 1) { // read once, a block is what takes the time
-      for (index b = b0; b < b1; ++b) {
-        const R *block = entries + b * m * n;
-        for (index j = 0; j < n; ++j)
-          packed[j] = X[(b * in.block + j * in.row) * x_row];
-        const index next = b + 1 < b1 ? m * n * static_cast<index>(sizeof(R)) : 0;
-        simd::dense<R>().dots(block, n, m, n, packed, 1, result, {block + m * n, next});
-        for (index i = 0; i < m; ++i)
-          Y[(b * out.block + i * out.row) * y_row] = result[i];
+    if constexpr (!is_complex_v<T>)
+      if (w == 1) {
+        one_column(b0, b1, X, x_row, Y, y_row);
+        return;
       }
-      return;
-    }
+    const index padded = round_up(w, simd::panel_unit<R>);
+    R *packed = scratch<R>((n + m) * padded, 2), *result = packed + n * padded;
+    if (w < padded)
+      std::fill(packed, packed + n * padded, R(0));
     for (index b = b0; b < b1; ++b) {
       for (index j = 0; j < n; ++j) {
         const R *x = X + (b * in.block + j * in.row) * x_row;
@@ -79,23 +54,37 @@ template <class T> struct Stage {
           std::copy_n(x, w, target);
         else
           for (index c = 0; c < w / kPlanes<T>; ++c)
-            for (int plane = 0; plane < kPlanes<T>; ++plane)
-              target[kPlanes<T> * c + plane] = x[kPlanes<T> * c * x_column + plane];
-        if constexpr (is_complex_v<T>) {
-          R *turned = target + n * padded;
-          for (index c = 0; c < w; c += 2) {
-            turned[c] = -target[c + 1];
-            turned[c + 1] = target[c];
-          }
-        }
+            std::copy_n(x + kPlanes<T> * c * x_column, kPlanes<T>, target + kPlanes<T> * c);
       }
       R *y = Y + b * out.block * y_row;
       const bool direct = padded == w;
-      simd::dense<R>().multiply(entries + b * m * depth, depth, m, depth, packed, padded, padded,
-                                direct ? y : result, direct ? out.row * y_row : padded, false, {});
+      simd::modes<T>().multiply(F.data + b * F.m * F.n, transpose ? 1 : F.n, transpose ? F.n : 1,
+                                conjugate, m, n, packed, padded, direct ? y : result,
+                                direct ? out.row * y_row : padded, padded, {}, {});
       if (!direct)
         for (index i = 0; i < m; ++i)
           std::copy_n(result + i * padded, w, y + i * out.row * y_row);
+    }
+  }
+
+private:
+  /// Read once, a block is what takes the time: the next one is fetched meanwhile.
+  void one_column(index b0, index b1, const R *X, index x_row, R *Y, index y_row) const {
+    const auto &kernels = simd::dense<R>();
+    R *x = scratch<R>(n + m, 2), *y = x + n;
+    for (index b = b0; b < b1; ++b) {
+      const R *block = reinterpret_cast<const R *>(F.data) + b * F.m * F.n;
+      for (index j = 0; j < n; ++j)
+        x[j] = X[(b * in.block + j * in.row) * x_row];
+      if (transpose) {
+        std::fill(y, y + m, R(0));
+        kernels.combinations(block, F.n, F.m, F.n, x, 1, y);
+      } else {
+        const index next = b + 1 < b1 ? m * n * static_cast<index>(sizeof(R)) : 0;
+        kernels.dots(block, n, m, n, x, 1, y, {block + m * n, next});
+      }
+      for (index i = 0; i < m; ++i)
+        Y[(b * out.block + i * out.row) * y_row] = y[i];
     }
   }
 };
