@@ -7,47 +7,91 @@
 namespace lowla::bindings {
 namespace {
 
-/// K X, or conj(K) X; X (n, r) C- or Fortran-ordered (else copied), the result alike.
-py::array kron_matmul(const py::sequence &factors, const py::array &X, bool conjugate) {
-  if (X.ndim() != 2)
-    throw ValueError("X must have 2 dimensions, got " + std::to_string(X.ndim()));
-  return with_scalar(X.dtype(), [&](auto zero) -> py::array {
-    using T = decltype(zero);
-    std::vector<py::array> held;
-    std::vector<MatrixView<T>> views;
-    index rows = 1, inner = 1;
+/// Factors of a Kronecker product, and the arrays that own their memory.
+template <class T> struct Factors {
+  std::vector<py::array> held;
+  std::vector<MatrixView<T>> views;
+  index rows = 1, columns = 1;
+
+  explicit Factors(const py::sequence &factors, bool conjugate = false) {
     for (const py::handle &factor : factors) {
       held.push_back(py::cast<py::array>(factor));
       views.push_back(view_of<T>(held.back()));
       views.back().conjugated = conjugate && is_complex_v<T>;
       rows *= views.back().m;
-      inner *= views.back().n;
+      columns *= views.back().n;
     }
-    if (views.empty() || X.shape(0) != inner)
-      throw ValueError("X must have " + std::to_string(inner) + " rows, got " +
-                       std::to_string(X.shape(0)));
-    const index columns = X.shape(1);
-    const bool columns_first = (X.flags() & py::array::f_style) != 0 && columns > 1 &&
-                               (X.flags() & py::array::c_style) == 0;
-    const py::array_t<T, py::array::forcecast> x =
-        columns_first ? py::array_t<T, py::array::forcecast>(X)
-                      : py::array_t<T, py::array::forcecast>(
-                            py::array_t<T, py::array::c_style | py::array::forcecast>(X));
-    const auto item = static_cast<py::ssize_t>(sizeof(T));
-    const std::vector<py::ssize_t> strides = columns_first
-                                                 ? std::vector<py::ssize_t>{item, item * rows}
-                                                 : std::vector<py::ssize_t>{item * columns, item};
-    py::array_t<T> Y(std::vector<py::ssize_t>{rows, columns}, strides);
-    T *y = Y.mutable_data();
-    const T *source = x.data();
-    if (rows == 0 || columns == 0)
-      return Y;
-    if (inner == 0) {
-      std::fill(y, y + rows * columns, T(0));
-      return Y;
-    }
-    without_gil([&] { kron_multiply(views, source, columns, columns_first, y); });
+  }
+};
+
+/// multiply(columns of X, columns first, x, y) for X (n, r) as it lies in C or Fortran order (else
+/// a copy) and a result of `rows` rows in the same order; zeros where `n` is 0.
+template <class T, class F>
+py::array in_order_of(const py::array &X, index n, index rows, F &&multiply) {
+  if (X.ndim() != 2)
+    throw ValueError("X must have 2 dimensions, got " + std::to_string(X.ndim()));
+  if (X.shape(0) != n)
+    throw ValueError("X must have " + std::to_string(n) + " rows, got " +
+                     std::to_string(X.shape(0)));
+  const index columns = X.shape(1);
+  const bool columns_first =
+      (X.flags() & py::array::f_style) != 0 && columns > 1 && (X.flags() & py::array::c_style) == 0;
+  using Any = py::array_t<T, py::array::forcecast>;
+  using ByRows = py::array_t<T, py::array::c_style | py::array::forcecast>;
+  const Any x = columns_first ? Any(X) : Any(ByRows(X));
+  const auto item = static_cast<py::ssize_t>(sizeof(T));
+  const std::vector<py::ssize_t> strides = columns_first
+                                               ? std::vector<py::ssize_t>{item, item * rows}
+                                               : std::vector<py::ssize_t>{item * columns, item};
+  py::array_t<T> Y(std::vector<py::ssize_t>{rows, columns}, strides);
+  T *y = Y.mutable_data();
+  if (rows == 0 || columns == 0)
     return Y;
+  if (n == 0) {
+    std::fill(y, y + rows * columns, T(0));
+    return Y;
+  }
+  const T *source = x.data();
+  without_gil([&] { multiply(columns, columns_first, source, y); });
+  return Y;
+}
+
+/// K X, or conj(K) X; X (n, r) C- or Fortran-ordered (else copied), the result alike.
+py::array kron_matmul(const py::sequence &factors, const py::array &X, bool conjugate) {
+  return with_scalar(X.dtype(), [&](auto zero) -> py::array {
+    using T = decltype(zero);
+    const Factors<T> K(factors, conjugate);
+    if (K.views.empty())
+      throw ValueError("there must be at least one factor");
+    return in_order_of<T>(X, K.columns, K.rows, [&](index columns, bool first, const T *x, T *y) {
+      kron_multiply(K.views, x, columns, first, y);
+    });
+  });
+}
+
+/// V (w + shift)^-1 V^H b
+py::array kron_solve_shifted(const py::sequence &w, const py::sequence &V, const py::array &b,
+                             double shift) {
+  return with_scalar(b.dtype(), [&](auto zero) -> py::array {
+    using T = decltype(zero);
+    using R = real_t<T>;
+    const Factors<T> vectors(V);
+    std::vector<std::vector<R>> values;
+    for (const py::handle &factor : w) {
+      const auto held = py::cast<py::array_t<R, py::array::c_style | py::array::forcecast>>(factor);
+      values.emplace_back(held.data(), held.data() + held.size());
+    }
+    bool fits = values.size() == vectors.views.size() && !values.empty();
+    for (std::size_t i = 0; fits && i < values.size(); ++i)
+      fits = vectors.views[i].m == vectors.views[i].n &&
+             vectors.views[i].n == static_cast<index>(values[i].size());
+    if (!fits)
+      throw ValueError("w and V do not fit");
+    return in_order_of<T>(b, vectors.columns, vectors.rows,
+                          [&](index columns, bool first, const T *x, T *y) {
+                            lowla::kron_solve_shifted(values, vectors.views, static_cast<R>(shift),
+                                                      x, columns, first, y);
+                          });
   });
 }
 
@@ -242,6 +286,8 @@ py::object direct_monarch_matmul(const py::handle &left, const py::handle &right
 
 void register_kron(py::module_ &m) {
   m.def("kron_matmul", &kron_matmul, py::arg("factors"), py::arg("X"), py::arg("conjugate"));
+  m.def("kron_solve_shifted", &kron_solve_shifted, py::arg("w"), py::arg("V"), py::arg("b"),
+        py::arg("shift"));
   m.def("monarch_matmul", &monarch_matmul, py::arg("L"), py::arg("R"), py::arg("X"),
         py::arg("permuted"), py::arg("transpose"), py::arg("conjugate"));
   m.def("monarch_project", &monarch_project, py::arg("W"), py::arg("k"), py::arg("l"),

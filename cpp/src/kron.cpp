@@ -10,6 +10,11 @@
 
 #include "host_rows.hpp"
 
+#include "lowla/core/error.hpp"
+
+#include <cstdio>
+#include <limits>
+
 namespace lowla {
 namespace {
 
@@ -469,8 +474,63 @@ void kron_multiply(const std::vector<MatrixView<T>> &factors, const T *X, index 
   }
 }
 
+template <class T>
+void kron_solve_shifted(const std::vector<std::vector<real_t<T>>> &w,
+                        const std::vector<MatrixView<T>> &V, real_t<T> shift, const T *B,
+                        index columns, bool columns_first, T *X) {
+  using R = real_t<T>;
+  std::vector<R> values{R(1)};
+  index orders = 0;
+  for (const std::vector<R> &factor : w) {
+    std::vector<R> longer;
+    longer.reserve(values.size() * factor.size());
+    for (const R value : values)
+      for (const R more : factor)
+        longer.push_back(value * more);
+    values = std::move(longer);
+    orders += static_cast<index>(factor.size());
+  }
+  R largest = std::abs(shift), smallest = std::numeric_limits<R>::infinity();
+  for (R &value : values) {
+    largest = std::max(largest, std::abs(value));
+    value += shift;
+    smallest = std::min(smallest, std::abs(value));
+  }
+  if (!(smallest > static_cast<R>(orders) * std::numeric_limits<R>::epsilon() * largest)) {
+    char text[160];
+    std::snprintf(text, sizeof text,
+                  "the shifted matrix is singular to working precision: an eigenvalue of magnitude "
+                  "%.1e beside %.1e",
+                  static_cast<double>(smallest), static_cast<double>(largest));
+    throw LinAlgError(text);
+  }
+  std::vector<MatrixView<T>> adjoint;
+  for (const MatrixView<T> &F : V)
+    adjoint.push_back(F.adjoint());
+  const auto n = static_cast<index>(values.size());
+  Buffer<T> Y(n * columns);
+  kron_multiply(adjoint, B, columns, columns_first, Y.get());
+  const index runs = columns_first ? columns : n, length = columns_first ? n : columns;
+  const RowChunks chunks(runs, chunks_for(static_cast<double>(n * columns), 64), 1);
+  parallel_for(chunks.count, [&](index c) {
+    for (index i = chunks.first(c); i < chunks.last(c); ++i) {
+      T *row = Y.get() + i * length;
+      if (columns_first)
+        for (index j = 0; j < length; ++j)
+          row[j] /= values[j];
+      else
+        for (index j = 0; j < length; ++j)
+          row[j] /= values[i];
+    }
+  });
+  kron_multiply(V, Y.get(), columns, columns_first, X);
+}
+
 #define LOWLA_INSTANTIATE(T)                                                                       \
-  template void kron_multiply(const std::vector<MatrixView<T>> &, const T *, index, bool, T *);
+  template void kron_multiply(const std::vector<MatrixView<T>> &, const T *, index, bool, T *);    \
+  template void kron_solve_shifted(const std::vector<std::vector<real_t<T>>> &,                    \
+                                   const std::vector<MatrixView<T>> &, real_t<T>, const T *,       \
+                                   index, bool, T *);
 LOWLA_INSTANTIATE(float)
 LOWLA_INSTANTIATE(double)
 LOWLA_INSTANTIATE(std::complex<float>)

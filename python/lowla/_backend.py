@@ -301,7 +301,6 @@ NUMBA_ONLY = frozenset(
         "kron_inverse",
         "kron_slogdet",
         "kron_solve",
-        "kron_solve_shifted",
         "lp_regression",
         "monarch_dft",
         "monarch_fft",
@@ -311,6 +310,7 @@ NUMBA_ONLY = frozenset(
 )
 HOST_ONLY = frozenset(
     {
+        "kron_solve_shifted",
         "leverage_scores",
         "lewis_weights",
         "monarch_project",
