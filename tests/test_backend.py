@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -76,12 +77,12 @@ def test_features_are_printable(backend):
 
 
 def test_default_is_native_else_numba(monkeypatch):
-    monkeypatch.delenv("LOWLA_BACKEND", raising=False)
+    monkeypatch.setattr(_backend, "_environment", None)
     assert lowla.get_backend() == ("native" if "native" in _PRESENT else "numba")
 
 
 def test_without_the_compiled_module_numba_computes(monkeypatch):
-    monkeypatch.delenv("LOWLA_BACKEND", raising=False)
+    monkeypatch.setattr(_backend, "_environment", None)
     reason = "lowla was installed without its compiled module (no C++ compiler)"
     monkeypatch.setitem(_backend._LOADERS, "native", lambda: (None, reason))
     assert lowla.get_backend() == "numba"
@@ -91,7 +92,7 @@ def test_without_the_compiled_module_numba_computes(monkeypatch):
 
 
 def test_functions_that_only_numba_has_run_there(monkeypatch):
-    monkeypatch.delenv("LOWLA_BACKEND", raising=False)
+    monkeypatch.setattr(_backend, "_environment", None)
     for name in _backend.NUMBA_ONLY:
         chosen, module = _backend.select_for(name, "host")
         assert callable(getattr(module, name))
@@ -114,7 +115,7 @@ def test_use_backend_ends_with_an_exception(backend):
 
 
 def test_set_backend_and_back(monkeypatch):
-    monkeypatch.delenv("LOWLA_BACKEND", raising=False)
+    monkeypatch.setattr(_backend, "_environment", None)
     default = lowla.get_backend()
     lowla.set_backend("numba")
     try:
@@ -125,7 +126,13 @@ def test_set_backend_and_back(monkeypatch):
 
 
 def test_environment_names_the_backend(monkeypatch):
-    monkeypatch.setenv("LOWLA_BACKEND", "numba")
+    """Read when lowla is imported."""
+    script = "import lowla; print(lowla.get_backend())"
+    environment = {**os.environ, "LOWLA_BACKEND": "numba"}
+    command = [sys.executable, "-c", script]
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert shown.stdout == "numba\n"
+    monkeypatch.setattr(_backend, "_environment", "numba")
     assert lowla.get_backend() == "numba"
     assert lowla.rsvd(np.eye(3), 1, rng=0).info.backend == "numba"
 
@@ -146,7 +153,7 @@ def test_unknown_names(name):
 
 
 def test_unknown_name_in_the_environment(monkeypatch):
-    monkeypatch.setenv("LOWLA_BACKEND", "openmp")
+    monkeypatch.setattr(_backend, "_environment", "openmp")
     with pytest.raises(ValueError) as caught:
         lowla.rsvd(np.eye(3), 1)
     assert str(caught.value) == (
@@ -169,7 +176,7 @@ def test_gpu_arrays_are_not_copied_behind_the_back(backend):
 
 
 def test_the_choice_belongs_to_its_thread(monkeypatch):
-    monkeypatch.delenv("LOWLA_BACKEND", raising=False)
+    monkeypatch.setattr(_backend, "_environment", None)
     default, seen = lowla.get_backend(), []
     with lowla.use_backend("numba"):
         thread = threading.Thread(target=lambda: seen.append(lowla.get_backend()))

@@ -176,7 +176,7 @@ def test_the_direct_call_is_the_usual_one(monkeypatch):
         assert direct.kron_matmul(factors, X) is None
     with lowla.use_backend("numba"):
         assert lowla._backend.direct() is None
-    monkeypatch.setenv("LOWLA_BACKEND", "numba")
+    monkeypatch.setattr(lowla._backend, "_environment", "numba")
     assert lowla._backend.direct() is None
 
 
