@@ -39,7 +39,6 @@ constexpr index kTileUnits = 4;
 template <class P> struct Rows {
   P *data;
   index row;
-  Rows at(index i, index lane) const { return {data + i * row + lane, row}; }
 };
 
 /// Falls where a product of m x n is better taken later.
@@ -63,7 +62,8 @@ public:
           storage_.get()[i * n + j] = *F.at(i, j);
       F_ = {storage_.get(), m, n, n, 1, F.conjugated};
     }
-    if (by_rows)
+    by_rows_ = by_rows;
+    if (by_rows && !narrow())
       transpose();
   }
 
@@ -76,7 +76,7 @@ public:
 
   /// Y(l, :, :) = F X(l, :, :) for l < left; X (left, n, right), right in reals.
   void whole(const R *X, R *Y, index left, index right) const {
-    if (right == kPlanes<T> && width_ > 0) {
+    if (right == kPlanes<T> && by_rows_) {
       by_rows(X, left, Y);
       return;
     }
@@ -88,6 +88,9 @@ public:
   }
 
 private:
+  /// Few rows, which lie one after the other: not worth a copy padded to whole units.
+  bool narrow() const { return !is_complex_v<T> && m < kUnit && F_.cs == 1 && F_.rs == n; }
+
   /// The real form of F^T, rows padded to whole units.
   void transpose() {
     width_ = round_up(kPlanes<T> * m, kUnit);
@@ -110,6 +113,10 @@ private:
   /// Rows of X (left x n) times F^T.
   void by_rows(const R *X, index left, R *Y) const {
     const index depth = kPlanes<T> * n, cols = kPlanes<T> * m;
+    if (narrow()) {
+      simd::dense<R>().dots(X, n, left, n, reinterpret_cast<const R *>(F_.data), m, Y, {});
+      return;
+    }
     if (cols == width_) {
       simd::dense<R>().multiply(X, depth, left, depth, right_.get(), width_, width_, Y, width_,
                                 false, {});
@@ -156,6 +163,7 @@ private:
 
   MatrixView<T> F_;
   Buffer<T> storage_; ///< where the caller's strides do not serve
+  bool by_rows_ = false;
   index width_ = 0;
   Buffer<R> right_;
 };
@@ -342,14 +350,21 @@ private:
     return out;
   }
 
-  /// `left` leading indices and `w` columns. A slab of the columns is packed first, one unit wider:
-  /// rows a power of two apart, as they often are, share a few cache sets.
+  /// `left` leading indices and `w` columns, with `slab` some of all. A slab is packed first where
+  /// it is read more than twice, one unit wider: rows a power of two apart, as they often are,
+  /// share a few cache sets.
   void block(Rows<const R> X, Rows<R> Y, index left, index w, bool slab) const {
-    const index row = slab ? w + Mode<T>::kUnit : w;
-    const index room = round_up(left * largest_ * row, Mode<T>::kUnit) + Mode<T>::kUnit;
-    R *buffers[2] = {scratch<R>(2 * room, 1), nullptr};
-    buffers[1] = buffers[0] + room;
-    if (w % Mode<T>::kUnit != 0) {
+    const bool even = w % Mode<T>::kUnit == 0, in_place = X.data == Y.data;
+    const index row = slab && even ? w + Mode<T>::kUnit : w, size = left * largest_ * row;
+    const bool packed = slab && modes_[order_[0]].m > kFewRows &&
+                        size * static_cast<index>(sizeof(R)) <= 2 * kBlockBytes;
+    R *buffers[2] = {nullptr, nullptr};
+    if (order_.size() > 1 || packed || in_place || (slab && !even)) {
+      const index room = round_up(size, Mode<T>::kUnit) + Mode<T>::kUnit;
+      buffers[0] = scratch<R>(2 * room, 1);
+      buffers[1] = buffers[0] + room;
+    }
+    if (!even) {
       ragged(X, Y, left, w, buffers);
       return;
     }
@@ -357,7 +372,7 @@ private:
     for (std::size_t p = first_; p < last_; ++p)
       sizes.push_back(modes_[p].n);
     int next = 0;
-    if ((slab && modes_[order_[0]].m > kFewRows) || (X.data == Y.data && units_.size() == 1)) {
+    if (packed || (in_place && units_.size() == 1)) {
       copy_rows(X, {buffers[1], row}, left * in(), w);
       X = {buffers[1], row};
     }
