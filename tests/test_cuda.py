@@ -646,13 +646,14 @@ def test_emulated_lstsq_says_what_does_not_run_on_the_gpu(module, monkeypatch, A
 @pytest.mark.parametrize(
     ("function", "call"),
     [
-        ("leverage_scores", lowla.leverage_scores),
-        ("lewis_weights", lambda A: lowla.lewis_weights(A, 1)),
-        ("row_scores", lambda A: lowla.sensitivity_sample(A, 3)),
         ("lp_regression", lambda A: lowla.lp_regression(A, A[:, 0], 1)),
+        ("monarch_project", lowla.monarch_project),
+        ("kron_eigh", lambda A: lowla.kron_solve([A.T @ A], A[0], 1.0)),
     ],
 )
-def test_emulated_scores_say_that_they_do_not_run_on_the_gpu(module, monkeypatch, function, call):
+def test_emulated_functions_say_that_they_do_not_run_on_the_gpu(
+    module, monkeypatch, function, call
+):
     monkeypatch.setitem(_backend._LOADERS, "cuda", lambda: (module, None))
     with lowla.use_backend("cuda"), pytest.raises(NotImplementedError) as caught:
         call(np.ones((9, 3)))

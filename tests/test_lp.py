@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import lowla
+from lowla import _backend
+from strategies import LAYOUTS
+from thread_counts import with_1_2_and_7_threads
 from tolerances import eps, tol
 
 ACCURACY = 1e-8  # relative, of objectives; the default tol is 1e-9
@@ -169,6 +172,111 @@ def test_empty(backend):
     assert none.info.objective == 7
     (x,) = lowla.lp_regression(np.zeros((5, 2)), np.ones(5), 1)
     assert_array_equal(x, [0, 0])
+
+
+@pytest.mark.parametrize("p", [1, 1.5, 3])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "broadcast_row"])
+def test_any_layout(backend, layout, dtype, p):
+    A, b = problem(700, 6)
+    A, b = A.astype(dtype), b.astype(dtype)
+    view = LAYOUTS[layout](A)
+    best = lowla.lp_regression(np.ascontiguousarray(view), b, p).info.objective
+    result = lowla.lp_regression(view, b[::-1][::-1], p)
+    accuracy = max(ACCURACY, 100 * eps(dtype))
+    assert result.info.objective == pytest.approx(best, rel=accuracy)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e8])
+@pytest.mark.parametrize("p", [1, 1.5, 3])
+def test_ill_conditioned_columns(backend, p, scale):
+    # The optimum does not depend on the basis of the range.
+    A, b = problem(400, 25)
+    best = lowla.lp_regression(A, b, p).info.objective
+    skewed = A * np.geomspace(1, scale, 25)
+    skewed[:, 1:] += skewed[:, :-1]
+    result = lowla.lp_regression(skewed, b, p)
+    assert result.info.gap <= ACCURACY
+    assert result.info.objective == pytest.approx(best, rel=ACCURACY)
+
+
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_array])
+@pytest.mark.parametrize("p", [1, 1.5, 3])
+def test_does_not_depend_on_the_number_of_threads(backend, p, form):
+    if backend == "numba":
+        pytest.skip("the BLAS decides there")
+    A, b = problem(30_000, 20)
+    A = form(A)
+    found = with_1_2_and_7_threads(lambda: lowla.lp_regression(A, b, p, rng=0).x)
+    assert_array_equal(found[1], found[0])
+    assert_array_equal(found[2], found[0])
+
+
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_array])
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0])
+def test_backends_agree(backend, p, form):
+    A, b = tall_problem(20_000)
+    reference = _backend.load("numba")
+    whole = form(A)
+    payload = whole if isinstance(whole, np.ndarray) else _payload(whole)
+    for method, rows in (("exact", 0), ("exact", 2000), ("sample", 2000)):
+        options = (payload, b, p, method, rows, 1e-10, 0, 7, True, None)
+        x, facts = _backend.load(backend).lp_regression(*options)
+        expected, theirs = reference.lp_regression(*options)
+        assert set(facts) == set(theirs)
+        assert (facts["method"], facts["rows"]) == (theirs["method"], theirs["rows"])
+        assert facts["converged"]
+        assert theirs["converged"]
+        # Near the optimum the objective is flat: x is as accurate as the root of it, and so is the
+        # objective where x minimises that of a sample.
+        rough = np.sqrt(ACCURACY)
+        assert_allclose(x, expected, rtol=0, atol=rough * np.abs(expected).max())
+        accuracy = ACCURACY if method == "exact" else rough
+        assert facts["objective"] == pytest.approx(theirs["objective"], rel=accuracy)
+
+
+def _payload(A):
+    return A.indptr, A.indices, A.data, A.shape
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_gives_nan_where_asked(backend, value, p):
+    for place in ("A", "b"):
+        A, b = problem(50, 3)
+        (A if place == "A" else b)[7] = value
+        with pytest.raises(ValueError, match=f"{place} contains NaN or Inf"):
+            lowla.lp_regression(A, b, p)
+        result = lowla.lp_regression(A, b, p, check_finite=False)
+        assert np.isnan(result.x).all()
+        assert np.isnan(result.info.objective)
+        assert not result.info.converged
+
+
+def test_bad_requests_to_the_compiled_module():
+    native = pytest.importorskip("lowla._native", exc_type=ImportError)
+    A, b = problem(30, 3)
+    options = (1.5, "exact", 0, 1e-9, 0, 0, True, None)
+    with pytest.raises(ValueError, match='unknown method "best"'):
+        native.lp_regression(A, b, 1.5, "best", *options[2:])
+    with pytest.raises(ValueError, match=r"b must have shape \(30,\)"):
+        native.lp_regression(A, b[:-1], *options)
+    with pytest.raises(TypeError, match="b has another dtype than A"):
+        native.lp_regression(A, b.astype(np.float32), *options)
+    with pytest.raises(TypeError, match="A must be real"):
+        native.lp_regression(A + 0j, b, *options)
+    with pytest.raises(ValueError, match="A must not be empty"):
+        native.lp_regression(A[:0], b[:0], *options)
+
+
+def test_exceptions_of_callbacks_come_back(backend):
+    A, b = problem(300, 6)
+
+    def callback(info):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        lowla.lp_regression(A, b, 1.2, callback=callback)
 
 
 # --- samples -------------------------------------------------------------------------------------

@@ -113,6 +113,7 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
   bindings::register_sketch(m);
   bindings::register_rsvd(m);
   bindings::register_lstsq(m);
+  bindings::register_lp(m);
   bindings::register_scores(m);
   bindings::register_kron(m);
   auto testing = m.def_submodule("_testing", "Internals, exposed for the tests.");

@@ -194,6 +194,7 @@ py::array_t<T> to_array(const Panel<T> &P, const std::vector<wide_t<T>> &factor,
 void register_sketch(py::module_ &m);
 void register_rsvd(py::module_ &m);
 void register_lstsq(py::module_ &m);
+void register_lp(py::module_ &m);
 void register_scores(py::module_ &m);
 void register_kron(py::module_ &m);
 

@@ -1,34 +1,8 @@
 // Bindings of the scores of rows and of sampling by them.
-#include "lowla/scores.hpp"
-
-#include "python.hpp"
+#include "scores_request.hpp"
 
 namespace lowla::bindings {
 namespace {
-
-LeverageMethod leverage_method(const std::string &name) {
-  if (name == "auto")
-    return LeverageMethod::kAuto;
-  if (name == "exact")
-    return LeverageMethod::kExact;
-  if (name == "sketched")
-    return LeverageMethod::kSketched;
-  throw ValueError("unknown method \"" + name + "\"");
-}
-
-SampleMethod sample_method(const std::string &name) {
-  if (name == "leverage")
-    return SampleMethod::kLeverage;
-  if (name == "root_leverage")
-    return SampleMethod::kRootLeverage;
-  if (name == "lewis")
-    return SampleMethod::kLewis;
-  if (name == "sensitivity")
-    return SampleMethod::kSensitivity;
-  if (name == "mixed")
-    return SampleMethod::kMixed;
-  throw ValueError("unknown method \"" + name + "\"");
-}
 
 /// finish(T{}, f(scores)), f without the GIL.
 template <class F, class Finish>
@@ -36,8 +10,7 @@ auto with_scores(const py::object &A, bool check_finite, F &&f, Finish &&finish)
   ensure_blas();
   return with_view(A, [&](auto zero, auto view) {
     using T = decltype(zero);
-    if (view.m == 0 || view.n == 0)
-      throw ValueError("A must not be empty");
+    check_not_empty(view);
     return finish(zero, without_gil([&] {
                     const auto matrix = scored(view);
                     return f(RowScores<T>(*matrix, check_finite));
@@ -60,11 +33,7 @@ py::tuple lewis_weights(const py::object &A, double p, double tol, index max_ite
   return with_scores(
       A, true, [&](auto scores) { return scores.lewis(p, tol, max_iter, facts); },
       [&](auto zero, const std::vector<double> &w) -> py::tuple {
-        py::dict out;
-        out["iterations"] = facts.iterations;
-        out["converged"] = facts.converged;
-        out["gap"] = facts.gap;
-        return py::make_tuple(vector_of<real_t<decltype(zero)>>(w), out);
+        return py::make_tuple(vector_of<real_t<decltype(zero)>>(w), to_dict(facts));
       });
 }
 

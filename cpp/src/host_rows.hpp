@@ -36,7 +36,7 @@ struct RowChunks {
 
 /// Per-thread scratch that survives between calls on one thread.
 template <class R> R *scratch(index n, int slot) {
-  constexpr int kSlots = 4;
+  constexpr int kSlots = 5;
   thread_local Buffer<R> buffers[kSlots];
   thread_local index sizes[kSlots] = {};
   if (sizes[slot] < n) {

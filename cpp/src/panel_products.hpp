@@ -71,6 +71,18 @@ public:
     }
   }
 
+  /// Y = A for the identity of order n.
+  void copy(const R *A, index rs, index n, index count, index first, R *Y) const {
+    for (index q = 0; q < ld; q += kPanel) {
+      const index cols = std::clamp<index>(n - q, 0, width(q));
+      for (index i = 0; i < count; ++i) {
+        R *row = Y + q * kBlock + (first + i) * width(q);
+        std::copy_n(A + i * rs + q, cols, row);
+        std::fill(row + cols, row + width(q), R(0));
+      }
+    }
+  }
+
 private:
   static index panels(index n) { return (n + kPanel - 1) / kPanel; }
   static std::size_t at(index q) { return static_cast<std::size_t>(q / kPanel); }
@@ -91,14 +103,19 @@ public:
       : width(round_up(P.cols, simd::panel_unit<R>)), ld(kPlanes<T> * width),
         right_(embedded<R, T>(P.rows, P.cols, width, A.conjugated(),
                               [&](index i, index j) { return P(i, j); }),
-               A.depth(), ld) {}
+               A.depth(), ld),
+        identity_(!is_complex_v<T> && is_identity(P)) {}
 
   /// Y for the rows first .. last - 1 of A, at most kBlock, of those up to `end` that are read one
   /// block after the other; in the precision R.
   template <class Rows>
   void operator()(const Rows &A, index first, index last, index end, R *Y) const {
     A.for_blocks(first, last, [&](index i, index count, const real_t<T> *block, index rs) {
-      if constexpr (std::is_same_v<R, real_t<T>>) {
+      if (identity_) {
+        index stride = rs;
+        const R *rows = as_product(block, A.depth(), count, stride);
+        right_.copy(rows, stride, A.cols(), count, i - first, Y);
+      } else if constexpr (std::is_same_v<R, real_t<T>>) {
         const index beside = kBlock * ld * static_cast<index>(sizeof(R));
         right_.multiply(block, rs, count, i - first, Y, A.ahead(i + count, end, beside));
       } else {
@@ -111,7 +128,21 @@ public:
   const RightPanels<R> &right() const { return right_; }
 
 private:
+  static const R *as_product(const real_t<T> *block, index depth, index count, index &rs) {
+    if constexpr (std::is_same_v<R, real_t<T>>) {
+      (void)depth;
+      (void)count;
+      return block;
+    } else {
+      return wide_rows(block, depth, count, rs);
+    }
+  }
+  static bool is_identity(const Small<wide_t<T>> &P) {
+    return P.rows == P.cols && P.data == Small<wide_t<T>>::identity(P.rows).data;
+  }
+
   RightPanels<R> right_;
+  bool identity_; ///< nothing to multiply
 };
 
 /// (Y^H W)(i, j) from the real product of planar panels.

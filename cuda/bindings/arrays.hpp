@@ -152,6 +152,7 @@ py::object located(const py::object &A);
 void register_sketch(py::module_ &m);
 void register_rsvd(py::module_ &m);
 void register_lstsq(py::module_ &m);
+void register_scores(py::module_ &m);
 void register_kron(py::module_ &m);
 
 } // namespace lowla::bindings::gpu

@@ -24,5 +24,6 @@ PYBIND11_MODULE(LOWLA_MODULE, m, pybind11::mod_gil_not_used()) {
   bindings::gpu::register_sketch(m);
   bindings::gpu::register_rsvd(m);
   bindings::gpu::register_lstsq(m);
+  bindings::gpu::register_scores(m);
   bindings::gpu::register_kron(m);
 }

@@ -1,5 +1,5 @@
 // The GPU's kernels and primitives for double.
-#include "lowla/device/cuda_lstsq.cuh"
+#include "lowla/device/cuda_scores.cuh"
 #include "lowla/device/gpu_runtime.hpp"
 
 LOWLA_INSTANTIATE_CUDA(double, GpuRuntime)

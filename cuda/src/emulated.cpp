@@ -1,7 +1,7 @@
 // The GPU's functors and primitives on the CPU, for the tests.
 #include "lowla/device/cuda_fourier.cuh"
 #include "lowla/device/cuda_kron.cuh"
-#include "lowla/device/cuda_lstsq.cuh"
+#include "lowla/device/cuda_scores.cuh"
 #include "lowla/device/emulated_runtime.hpp"
 
 LOWLA_INSTANTIATE_CUDA(float, EmulatedRuntime)

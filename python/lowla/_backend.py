@@ -303,23 +303,13 @@ NUMBA_ONLY = frozenset(
         "kron_inverse",
         "kron_slogdet",
         "kron_solve",
-        "lp_regression",
         "monarch_dft",
         "monarch_fft",
         "monarch_solve",
         "nearest_kron",
     }
 )
-HOST_ONLY = frozenset(
-    {
-        "kron_solve_shifted",
-        "leverage_scores",
-        "lewis_weights",
-        "monarch_project",
-        "row_scores",
-        "sample_rows",
-    }
-)
+HOST_ONLY = frozenset({"kron_solve_shifted", "lp_regression", "monarch_project"})
 
 
 def select_for(function: str, device: Device) -> tuple[BackendName, Backend]:

@@ -90,7 +90,7 @@ def lp_regression(
     probability, from 8·d^max(1, p/2)·ln(4d)/eps rows, d = n + 1, drawn by the square roots of
     leverage scores to the power p for p <= 2 and by Lewis weights beyond [1]_.
 
-    **Cost.** 2·m·n² flops and two reads of A a step; 10 to 40 steps. p = 1 ends with O(m·n)
+    **Cost.** 2·m·n² flops and three reads of A a step; 4 to 40 steps. p = 1 ends with O(m·n)
     flops a vertex.
 
     References

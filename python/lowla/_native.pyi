@@ -90,6 +90,18 @@ def row_scores(A: Payload, p: float, method: str, key: int, check_finite: bool) 
 def sample_rows(
     scores: Array, n_samples: int, p: float, key: int
 ) -> tuple[npt.NDArray[np.int64], Array]: ...
+def lp_regression(
+    A: Payload,
+    b: Dense,
+    p: float,
+    method: str,
+    rows: int,
+    tol: float,
+    max_iter: int,
+    key: int,
+    check_finite: bool,
+    monitor: Monitor | None,
+) -> tuple[Array, Facts]: ...
 def kron_matmul(factors: Sequence[Array], X: Array, conjugate: bool) -> Array: ...
 def kron_solve_shifted(w: Sequence[Array], V: Sequence[Array], b: Array, shift: float) -> Array: ...
 def monarch_matmul(

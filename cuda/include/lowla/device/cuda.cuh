@@ -24,6 +24,7 @@
 namespace lowla {
 
 template <class T> class TallMatrix;
+template <class T> class ScoredMatrix;
 
 template <class T, class Runtime> struct Cuda {
   using Scalar = T;
@@ -53,6 +54,9 @@ template <class T, class Runtime> struct Cuda {
   template <class I> static std::unique_ptr<Matrix> csr(CsrView<T, I> A, index stored);
   /// For least squares (lstsq.hpp).
   static std::unique_ptr<TallMatrix<T>> tall(MatrixView<T> A, MatrixView<T> b);
+  /// For the scores of rows (scores.hpp).
+  static std::unique_ptr<ScoredMatrix<T>> scored(MatrixView<T> A);
+  template <class I> static std::unique_ptr<ScoredMatrix<T>> scored(CsrView<T, I> A, index stored);
 
   static void fill_normal(Panel &P, std::uint64_t key, std::uint32_t stream, index first = 0);
   static void fill_sjlt(Panel &P, std::uint64_t key, index nnz);

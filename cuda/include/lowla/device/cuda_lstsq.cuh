@@ -94,6 +94,36 @@ private:
   DeviceArray<Runtime, Wide> state_;
 };
 
+/// to = scale from, or its conjugate, in double precision, row-major.
+template <class T, class Runtime>
+void copy_wide(MatrixView<T> from, bool conjugate, double scale, wide_t<T> *to, index ld) {
+  Runtime::for_each(from.m * from.n,
+                    functors::CopyWide<T>{reals(from.data), from.rs, from.cs, conjugate, scale,
+                                          reals(to), ld, from.n});
+}
+
+/// A scaled copy, row-major.
+template <class T, class Runtime>
+DeviceArray<Runtime, T> scaled(MatrixView<T> M, real_t<T> factor) {
+  DeviceArray<Runtime, T> out(M.m * M.n);
+  copy_entries<T, Runtime>(M, factor, out.get(), M.n, 1);
+  return out;
+}
+
+/// S A of `scale` A, by rows.
+template <class T, class Runtime>
+DeviceArray<Runtime, T> sketch_of_rows(const SketchSpec &spec, MatrixView<T> A, real_t<T> scale) {
+  DeviceArray<Runtime, T> out(spec.d * A.n);
+  if (scale == real_t<T>(1)) {
+    Cuda<T, Runtime>::sketch_dense(spec, A, out.get());
+    return out;
+  }
+  // Out of range: S A of the scaled rows, which a sketch of A itself could not hold.
+  const auto copy = scaled<T, Runtime>(A, scale);
+  Cuda<T, Runtime>::sketch_dense(spec, {copy.get(), A.m, A.n, A.n, 1, false}, out.get());
+  return out;
+}
+
 /// A and b on the device.
 template <class T, class Runtime>
 class CudaTall final : public TallMatrix<T>, private DenseRows<T, Runtime> {
@@ -126,7 +156,7 @@ public:
     this->for_blocks(rows, [&](index i, const Block<T> &block) {
       multiply_block<Runtime>(block, right.get(), n, n, Y.row(0), Y.ld);
       const Wide *y = wide_rows<T, Runtime>(Y, 0, block.rows, wide);
-      copy_wide(b_.rows(i, block.rows), conjugates_b(), 1.0, b.get(), r);
+      copy_wide<T, Runtime>(b_.rows(i, block.rows), conjugates_b(), 1.0, b.get(), r);
       const Wide beta(i == 0 ? 0.0 : 1.0);
       // G^T = Y^T conj(Y) and H^T = b^T conj(Y)
       Runtime::gemm('N', 'C', n, n, block.rows, Wide(1), y, Y.ld, y, Y.ld, beta, g.get(), n);
@@ -193,7 +223,7 @@ public:
 
   void rescale(R factor) override { scale_ = factor; }
   void rescale_b(R factor) override {
-    scaled_b_ = scaled(b_, factor);
+    scaled_b_ = scaled<T, Runtime>(b_, factor);
     b_ = {scaled_b_.get(), b_.m, b_.n, b_.n, 1, false};
   }
 
@@ -212,24 +242,10 @@ private:
     return std::min(A_.m, std::max(kMinBlockRows, bytes / bytes_a_row));
   }
 
-  static Array<T> scaled(MatrixView<T> M, R factor) {
-    Array<T> out(M.m * M.n);
-    copy_entries<T, Runtime>(M, factor, out.get(), M.n, 1);
-    return out;
-  }
-
   /// S A by rows.
   Array<T> sketched_rows(const SketchSpec &spec) {
     ++this->reads;
-    Array<T> out(spec.d * A_.n);
-    if (scale_ == R(1)) {
-      Device::sketch_dense(spec, A_, out.get());
-      return out;
-    }
-    // Out of range: S A of the scaled rows, which a sketch of A itself could not hold.
-    const Array<T> copy = scaled(A_, scale_);
-    Device::sketch_dense(spec, {copy.get(), A_.m, A_.n, A_.n, 1, false}, out.get());
-    return out;
+    return sketch_of_rows<T, Runtime>(spec, A_, scale_);
   }
 
   template <class N> static Small<Wide> from_device(const Array<N> &rows, index m, index n) {
@@ -250,18 +266,13 @@ private:
   }
   bool conjugates_b() const { return b_.conjugated != this->mirrored(); }
 
-  static void copy_wide(MatrixView<T> from, bool conjugate, double scale, Wide *to, index ld) {
-    Runtime::for_each(from.m * from.n,
-                      functors::CopyWide<T>{reals(from.data), from.rs, from.cs, conjugate, scale,
-                                            reals(to), ld, from.n});
-  }
-
   /// The block in double precision and its own order: itself, or widened into `scratch`.
   static Block<Wide> widened(const Block<T> &block, Array<Wide> &scratch) {
     if constexpr (kWidens) {
       const index lines = block.by_columns ? block.cols : block.rows;
       const index length = block.by_columns ? block.rows : block.cols;
-      copy_wide({block.data, lines, length, block.ld, 1, false}, false, 1.0, scratch.get(), length);
+      copy_wide<T, Runtime>({block.data, lines, length, block.ld, 1, false}, false, 1.0,
+                            scratch.get(), length);
       return {scratch.get(), block.rows, block.cols, length, block.by_columns};
     } else {
       (void)scratch;
@@ -273,9 +284,9 @@ private:
   std::vector<Wide> augmented_rows(index first, index count) const {
     const index n = A_.n, columns = n + b_.n;
     Array<Wide> rows(count * columns);
-    copy_wide(A_.rows(first, count), A_.conjugated, static_cast<double>(scale_), rows.get(),
-              columns);
-    copy_wide(b_.rows(first, count), b_.conjugated, 1.0, rows.get() + n, columns);
+    copy_wide<T, Runtime>(A_.rows(first, count), A_.conjugated, static_cast<double>(scale_),
+                          rows.get(), columns);
+    copy_wide<T, Runtime>(b_.rows(first, count), b_.conjugated, 1.0, rows.get() + n, columns);
     return to_host<Runtime>(rows.get(), count * columns);
   }
 
@@ -291,15 +302,3 @@ std::unique_ptr<TallMatrix<T>> Cuda<T, Runtime>::tall(MatrixView<T> A, MatrixVie
 }
 
 } // namespace lowla
-
-/// Everything of one scalar type, in the translation unit that compiles it.
-#define LOWLA_INSTANTIATE_CUDA(T, Runtime)                                                         \
-  template struct lowla::Cuda<T, lowla::Runtime>;                                                  \
-  template std::unique_ptr<lowla::Cuda<T, lowla::Runtime>::Matrix>                                 \
-      lowla::Cuda<T, lowla::Runtime>::csr(lowla::CsrView<T, std::int32_t>, lowla::index);          \
-  template std::unique_ptr<lowla::Cuda<T, lowla::Runtime>::Matrix>                                 \
-      lowla::Cuda<T, lowla::Runtime>::csr(lowla::CsrView<T, std::int64_t>, lowla::index);          \
-  template void lowla::Cuda<T, lowla::Runtime>::sketch_csr(                                        \
-      const lowla::SketchSpec &, lowla::CsrView<T, std::int32_t>, lowla::index, T *);              \
-  template void lowla::Cuda<T, lowla::Runtime>::sketch_csr(                                        \
-      const lowla::SketchSpec &, lowla::CsrView<T, std::int64_t>, lowla::index, T *);

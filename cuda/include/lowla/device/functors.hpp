@@ -344,6 +344,48 @@ template <class S> struct FoldCompensated {
 
 // --- CSR
 
+// --- scores of rows: matrices row-major, T in double precision
+
+/// Row i of Y times v_i.
+template <class T> struct ScaleRows {
+  double *Y;
+  index cols;
+  const double *v;
+  LOWLA_HD void operator()(index task) const {
+    Entry<T>::store(Y, task, v[task / cols] * Entry<T>::load(Y, task));
+  }
+};
+
+/// out_i = sum_j |Z(i, j)|^p
+template <class T> struct RowPowers {
+  const double *Z;
+  index cols;
+  double p;
+  double *out;
+  LOWLA_HD void operator()(index i) const {
+    double sum = 0;
+    for (index j = 0; j < cols; ++j) {
+      const double squared = Entry<T>::squared(Entry<T>::load(Z, i * cols + j));
+      sum += p == 2.0 ? squared : pow(squared, 0.5 * p);
+    }
+    out[i] = sum;
+  }
+};
+
+/// taken(k, :) = row which[k] of A, where it lies among the rows first, first + 1, ... of `block`.
+template <class T> struct TakeRows {
+  const double *block;
+  index ld, first, rows;
+  const index *which;
+  index cols;
+  double *taken; ///< (., cols)
+  LOWLA_HD void operator()(index task) const {
+    const index row = which[task / cols] - first;
+    if (row >= 0 && row < rows)
+      Entry<T>::store(taken, task, Entry<T>::load(block, row * ld + task % cols));
+  }
+};
+
 /// Counts what would lead outside the matrix.
 template <class I> struct CsrDefects {
   const I *indptr, *indices;
