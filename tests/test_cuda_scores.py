@@ -112,10 +112,8 @@ def test_emulated_row_scores_are_the_hosts(emulated, host, p, method, dtype, for
 def test_emulated_samples_are_the_hosts(emulated, host):
     scores = np.random.default_rng(0).random(5000)
     for view in (scores, scores[::-2], scores[:1]):
-        ours, theirs = (
-            emulated.sample_rows(view, 300, 1.5, KEY),
-            host.sample_rows(view, 300, 1.5, KEY),
-        )
+        ours = emulated.sample_rows(view, 300, 1.5, KEY)
+        theirs = host.sample_rows(view, 300, 1.5, KEY)
         assert_array_equal(ours[0], theirs[0])
         assert_array_equal(ours[1], theirs[1])
     with pytest.raises(ValueError, match="scores must have 1 dimension, got 2"):

@@ -100,6 +100,15 @@ def test_stationary_and_certified(backend, shape, p):
     assert f <= (1 + ACCURACY) * found.fun
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_p_near_one_with_outliers(backend, seed):
+    A, b = problem(300, 15, seed, "cauchy")
+    result = lowla.lp_regression(A * np.geomspace(1, 1e3, 15), b, 1.01)
+    assert result.info.gap <= ACCURACY
+    best = lowla.lp_regression(A, b, 1.01).info.objective
+    assert result.info.objective == pytest.approx(best, rel=ACCURACY)
+
+
 @pytest.mark.parametrize("p", [1.0, 1.3, 3.0, 6.0])
 def test_the_gap_bounds_the_distance_from_the_optimum(backend, p):
     A, b = problem(300, 6)

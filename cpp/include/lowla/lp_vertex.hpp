@@ -13,7 +13,6 @@
 #pragma once
 
 #include "lowla/core/blas.hpp"
-#include "lowla/core/cancel.hpp"
 #include "lowla/scores.hpp"
 
 #include <algorithm>
@@ -50,7 +49,7 @@ public:
       : A_(A), b_(b), N_(std::move(N)), k_(N_.cols) {}
 
   const Vector &x() const { return x_; }
-  /// A lower bound of it.
+  /// A lower bound of the smallest ||A x - b||_1.
   double optimum() const { return optimum_; }
 
   /// The vertex near x with residual r; false where the rows of small residual do not make one.
