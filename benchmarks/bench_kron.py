@@ -26,7 +26,7 @@ _LARGEST = 3e7  # numbers of an operand
 _SMALLEST = 3e4  # the same, or as long a time of arithmetic: some more cases than are counted
 _BURST = 0.05  # seconds
 _SHORT = 20e-6
-_PEERS = {"torch": "torch", "pyfastkron": "pyfastkron", "linear_operator": "linear_operator"}
+_PEERS = ("torch", "pyfastkron", "linear_operator")
 
 
 def burst(call: Callable[[], object]) -> float:
@@ -94,8 +94,8 @@ def _case(
         Party("lowla", lambda: burst(lambda: lowla.kron_matmul(factors, X)), error),
         Party("numpy", lambda: burst(lambda: numpy_kron(factors, X))),
     ]
-    for name, module in _PEERS.items():
-        if child is None or find_spec(module) is None:
+    for name in _PEERS:
+        if child is None or find_spec(name) is None:
             session.note(f"{name} is not installed")
             continue
         request = {"name": name, "size": size, "count": count, "columns": columns, "dtype": dtype}

@@ -145,7 +145,7 @@ struct Plain {
   const py::detail::PyArray_Proxy *array = nullptr;
   int type = -1;
 
-  /// Exactly a numpy.ndarray, aligned, in the machine's byte order, not empty; of `dims`
+  /// Exactly a numpy.ndarray, aligned, in the machine's byte order, not empty; of `least` to `most`
   /// dimensions.
   explicit Plain(py::handle object, int least, int most) {
     using Api = py::detail::npy_api;

@@ -176,6 +176,15 @@ index product(const std::vector<index> &sizes, std::size_t first, std::size_t la
   return out;
 }
 
+/// Columns of the factors of the modes first .. last - 1.
+template <class T>
+std::vector<index> sizes_of(const Mode<T> *modes, std::size_t first, std::size_t last) {
+  std::vector<index> out;
+  for (std::size_t p = first; p < last; ++p)
+    out.push_back(modes[p].n);
+  return out;
+}
+
 /// Neighbouring modes, in the order in which they are taken.
 template <class T> class Unit {
 public:
@@ -248,9 +257,7 @@ private:
 
   /// Rows of the largest array on the way.
   index largest() const {
-    std::vector<index> sizes;
-    for (std::size_t p = first; p < last; ++p)
-      sizes.push_back(modes_[p].n);
+    std::vector<index> sizes = sizes_of(modes_, first, last);
     index most = product(sizes, 0, sizes.size());
     for (std::size_t p : order_) {
       sizes[p - first] = modes_[p].m;
@@ -291,9 +298,7 @@ public:
 
   Group(const Mode<T> *modes, std::size_t first, std::size_t last)
       : modes_(modes), first_(first), last_(last) {
-    std::vector<index> sizes;
-    for (std::size_t p = first; p < last; ++p)
-      sizes.push_back(modes[p].n);
+    std::vector<index> sizes = sizes_of(modes, first, last);
     for (std::size_t p = last; p-- > first;)
       order_.push_back(p);
     std::stable_sort(order_.begin(), order_.end(), [&](std::size_t a, std::size_t b) {
@@ -368,9 +373,7 @@ private:
       ragged(X, Y, left, w, buffers);
       return;
     }
-    std::vector<index> sizes;
-    for (std::size_t p = first_; p < last_; ++p)
-      sizes.push_back(modes_[p].n);
+    std::vector<index> sizes = sizes_of(modes_, first_, last_);
     int next = 0;
     if (packed || (in_place && units_.size() == 1)) {
       copy_rows(X, {buffers[1], row}, left * in(), w);
@@ -390,9 +393,7 @@ private:
 
   /// Where the columns fill no whole unit: packed, and mode by mode.
   void ragged(Rows<const R> X, Rows<R> Y, index left, index w, R *const *buffers) const {
-    std::vector<index> sizes;
-    for (std::size_t p = first_; p < last_; ++p)
-      sizes.push_back(modes_[p].n);
+    std::vector<index> sizes = sizes_of(modes_, first_, last_);
     int next = 0;
     if (X.row != w || X.data == Y.data) {
       copy_rows(X, {buffers[0], w}, left * in(), w);

@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from lowla._backend import Device
+from lowla._backend import BackendName, Device
 from lowla._results import Array
 
 
@@ -98,6 +98,10 @@ class Matrix:
     @property
     def csr(self) -> Csr:
         return cast(Csr, self.payload)
+
+    def for_backend(self, name: BackendName) -> Matrix:
+        """This matrix where the backend of that name computes."""
+        return self.on("cuda" if name == "cuda" else "host")
 
     def on(self, device: Device) -> Matrix:
         """This matrix for a backend that computes on `device` (the caller asked for it by name)."""

@@ -39,7 +39,7 @@ class Call(ABC, Generic[Info]):
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be callable, got {type(callback).__name__}")
         self.name, self.backend = _backend.select_for(function, M.device)
-        self.M = M.on("cuda" if self.name == "cuda" else "host")
+        self.M = M.for_backend(self.name)
         self._function = function
         self._callback = callback
         self._bar = _progress_bar(function) if progress else None

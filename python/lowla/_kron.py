@@ -257,7 +257,7 @@ def product(factors: list[Matrix], X: Matrix, *, conjugate: bool = False) -> Arr
         raise ValueError(f"X must have prod(n_i) = {n} rows, got shape {X.shape}")
     name, backend = _backend.select_for("kron_matmul", X.device)
     operands = _arrays.together([*factors, X], "factors and X")
-    *factors, X = (M.on("cuda" if name == "cuda" else "host") for M in operands)
+    *factors, X = (M.for_backend(name) for M in operands)
     rows = rows_of(factors)
     if 0 in X.shape or rows == 0:
         return X.empty(rows, *X.shape[1:])

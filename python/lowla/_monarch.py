@@ -276,7 +276,7 @@ def monarch_fft(x: ArrayLike, n: int | None = None, *, inverse: bool = False) ->
     if 0 in stack:
         complex_rows = _arrays.cast_to(rows, np.result_type(rows.dtype, np.complex64), "x")
         return complex_rows.empty(*stack, size)
-    rows = rows.on("cuda" if chosen == "cuda" else "host")
+    rows = rows.for_backend(chosen)
     return rows.wrap(backend.monarch_fft(rows.dense, size, bool(inverse)))
 
 
@@ -351,7 +351,7 @@ def fftconv(u: ArrayLike, k: ArrayLike, *, mask: ArrayLike | None = None) -> Arr
             f"the leading axes of {names} must broadcast, got shapes {shapes}"
         ) from None
     chosen, backend = _backend.select_for("fftconv", signals.device)
-    signals, kernels, *rest = (M.on("cuda" if chosen == "cuda" else "host") for M in operands)
+    signals, kernels, *rest = (M.for_backend(chosen) for M in operands)
     shape = (*stack, signals.shape[-1])
     if 0 in shape or kernels.shape[-1] == 0:
         return signals.empty(*shape)
@@ -401,7 +401,7 @@ def _called(
         raise ValueError(f"{name} must have {columns} rows, got shape {X.shape}")
     chosen, backend = _backend.select_for(function, X.device)
     operands = _arrays.together([L, R, X], f"L, R and {name}")
-    L, R, X = (M.on("cuda" if chosen == "cuda" else "host") for M in operands)
+    L, R, X = (M.for_backend(chosen) for M in operands)
     if 0 in X.shape or 0 in L.shape or 0 in R.shape:
         return X.empty(rows, *X.shape[1:])
     dense = X.dense[:, None] if len(X.shape) == 1 else X.dense

@@ -78,7 +78,7 @@ def leverage_scores(
     _checks.choice("method", method, _LEVERAGE)
     key = philox_key(rng)
     name, backend = _backend.select_for("leverage_scores", M.device)
-    M = M.on("cuda" if name == "cuda" else "host")
+    M = M.for_backend(name)
     if 0 in M.shape:
         return M.empty(M.shape[0], real=True)
     with M.current_device():
@@ -138,7 +138,7 @@ def lewis_weights(A: ArrayLike | SupportsToCsr, p: float, *, tol: float = 1e-3) 
     p = _checks.norm_order(p)
     tol = _checks.tolerance(tol)
     name, backend = _backend.select_for("lewis_weights", M.device)
-    M = M.on("cuda" if name == "cuda" else "host")
+    M = M.for_backend(name)
     if 0 in M.shape:
         return M.empty(M.shape[0], real=True)
     with M.current_device():
@@ -223,7 +223,7 @@ def sensitivity_sample(
     start = time.perf_counter()
     key = philox_key(rng)
     name, backend = _backend.select_for("row_scores", M.device)
-    M = M.on("cuda" if name == "cuda" else "host")
+    M = M.for_backend(name)
     with M.current_device():
         scores = backend.row_scores(M.payload, p, method, key, True)
         indices, weights = backend.sample_rows(scores, n_samples, p, key)

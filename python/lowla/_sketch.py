@@ -56,7 +56,7 @@ class Spec:
         if adjoint:
             M = _arrays.densified(M)
         name, backend = _backend.select(M.device)
-        M = M.on("cuda" if name == "cuda" else "host")
+        M = M.for_backend(name)
         if 0 in M.shape:
             return M.empty(self.n if adjoint else self.d, M.shape[1])
         with M.current_device():

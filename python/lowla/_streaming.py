@@ -150,7 +150,7 @@ class StreamingSVD:
         if M.shape[1] != self.n:
             raise ValueError(f"rows must have shape (r, {self.n}), got {M.shape}")
         name, _ = _backend.select(M.device)
-        M = M.on("cuda" if name == "cuda" else "host")
+        M = M.for_backend(name)
         form = self._form or _arrays.owned(_arrays.rows_of(M, 0, min(1, M.shape[0])))
         if M.device != form.device:
             raise TypeError(f"rows must be where the first were ({form.device}), not {M.device}")
