@@ -241,8 +241,10 @@ def test_info_command():
 
 def test_operator_classes_are_public():
     assert isinstance(lowla.sketch_operator("gaussian", 2, 3, rng=0), lowla.SketchOperator)
-    assert set(lowla.__all__) <= set(dir(lowla)) | {"Kronecker", "Monarch", "SketchOperator"}
+    operators = {"InverseFisher", "Kronecker", "Monarch", "SketchOperator"}
+    assert set(lowla.__all__) <= set(dir(lowla)) | operators
     assert lowla.Kronecker(np.eye(2)).shape == (2, 2)
+    assert lowla.InverseFisher(np.ones((2, 3)), 1.0).shape == (3, 3)
     assert lowla.Monarch(np.ones((2, 3, 4)), np.ones((8, 1, 5))).shape == (6, 40)
     with pytest.raises(AttributeError, match="module 'lowla' has no attribute 'lsqr'"):
         _ = lowla.lsqr

@@ -15,6 +15,7 @@ pytest.importorskip("matplotlib")
 _PICTURES = [
     "kron_elevation.png",
     "lstsq_diabetes.png",
+    "mfac_pruning.png",
     "rsvd_digits.png",
     "rsvd_photograph.png",
     "rsvd_spectrum.png",

@@ -20,6 +20,11 @@ namespace lowla::simd {
   extern const ModeKernels<double> kModesD;                                                        \
   extern const ModeKernels<std::complex<float>> kModesC;                                           \
   extern const ModeKernels<std::complex<double>> kModesZ;                                          \
+  extern const StoredKernels<float> kStoredFloat;                                                  \
+  extern const StoredKernels<double> kStoredDouble;                                                \
+  extern const StoredKernels<Float16> kStoredFloat16;                                              \
+  extern const StoredKernels<BFloat16> kStoredBFloat16;                                            \
+  extern const GramKernels kGram;                                                                  \
   extern const SketchKernels<float> kSketchFloat;                                                  \
   extern const SketchKernels<double> kSketchDouble;                                                \
   extern const SparseKernels<float, std::int32_t> kSparseS32;                                      \
@@ -119,6 +124,11 @@ template <> const ModeKernels<std::complex<float>> &modes<std::complex<float>>()
 template <> const ModeKernels<std::complex<double>> &modes<std::complex<double>>() {
   LOWLA_PICK(kModesZ)
 }
+template <> const StoredKernels<float> &stored<float>() { LOWLA_PICK(kStoredFloat) }
+template <> const StoredKernels<double> &stored<double>() { LOWLA_PICK(kStoredDouble) }
+template <> const StoredKernels<Float16> &stored<Float16>() { LOWLA_PICK(kStoredFloat16) }
+template <> const StoredKernels<BFloat16> &stored<BFloat16>() { LOWLA_PICK(kStoredBFloat16) }
+const GramKernels &gram() { LOWLA_PICK(kGram) }
 template <> const SketchKernels<float> &sketching<float>() { LOWLA_PICK(kSketchFloat) }
 template <>
 const SketchKernels<double> &sketching<double>(){LOWLA_PICK(kSketchDouble)}

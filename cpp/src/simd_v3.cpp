@@ -3,3 +3,4 @@
 #define LOWLA_VECTOR_BYTES 32
 #include "simd_kernels.inl"
 #include "simd_sketch.inl"
+#include "simd_stored.inl"

@@ -17,6 +17,7 @@ from lowla._errors import ConvergenceWarning, CudaError
 from lowla._kron import kron_matmul, kron_solve, nearest_kron
 from lowla._lp import lp_regression
 from lowla._lstsq import lstsq
+from lowla._mfac import natural_gradient, obs_prune
 from lowla._monarch import (
     fftconv,
     monarch_dft,
@@ -29,6 +30,7 @@ from lowla._results import (
     LpResult,
     LstsqResult,
     NearestKronResult,
+    PruneResult,
     RowSample,
     SVDResult,
 )
@@ -39,6 +41,7 @@ from lowla._streaming import StreamingSVD
 
 if TYPE_CHECKING:
     from lowla._kron_operator import Kronecker
+    from lowla._mfac_operator import InverseFisher
     from lowla._monarch_operator import Monarch
     from lowla._sketch_operator import SketchOperator
 
@@ -48,11 +51,13 @@ __all__ = [
     "ConvergenceWarning",
     "CudaError",
     "EighResult",
+    "InverseFisher",
     "Kronecker",
     "LpResult",
     "LstsqResult",
     "Monarch",
     "NearestKronResult",
+    "PruneResult",
     "RowSample",
     "SVDResult",
     "SketchOperator",
@@ -71,8 +76,10 @@ __all__ = [
     "monarch_fft",
     "monarch_matmul",
     "monarch_project",
+    "natural_gradient",
     "nearest_kron",
     "nystrom",
+    "obs_prune",
     "reigh",
     "rsvd",
     "sensitivity_sample",
@@ -90,6 +97,7 @@ del register_threadpool
 
 # Their base class costs the import of scipy.sparse.linalg.
 _OPERATORS = {
+    "InverseFisher": "lowla._mfac_operator",
     "Kronecker": "lowla._kron_operator",
     "Monarch": "lowla._monarch_operator",
     "SketchOperator": "lowla._sketch_operator",

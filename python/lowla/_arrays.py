@@ -206,6 +206,136 @@ def dense(A: ArrayLike, name: str, dims: tuple[int, ...] = ()) -> Matrix:
     return taken
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A dense real array in the dtype that it is stored in; `dtype` is the one computed in."""
+
+    payload: npt.NDArray[Any]
+    """float64, float32, float16, or uint16: the bits of bfloat16."""
+    original: object
+    dtype: np.dtype[np.inexact]
+    device: Device
+    wrap: Callable[[Array], Array]
+    """Results, in `dtype`, as the caller's kind."""
+    restore: Callable[[Any], object]
+    """Arrays like `payload` as the caller's kind, in the dtype of the original."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.payload.shape
+
+
+def stored(A: ArrayLike, name: str) -> Stored:
+    """Take in a dense real array whose entries only need to be read: float16 and bfloat16 stay.
+
+    Raises TypeError for what is no real numeric dense array.
+    """
+    roots = {c.__module__.partition(".")[0] for c in type(A).__mro__}
+    half = _torch_half(A) if "torch" in roots else _half(A, roots)
+    if half is not None:
+        return half
+    taken = _take(cast(Any, A), name, roots)
+    if taken.kind != "dense":
+        raise TypeError(f"{name} must be a dense array, got {type(A).__name__}")
+    if taken.dtype.kind == "c":
+        raise TypeError(f"{name} must be real, got dtype {taken.dtype}")
+    original = A if hasattr(A, "shape") else taken.dense
+    return Stored(taken.dense, original, taken.dtype, taken.device, taken.wrap, taken.wrap)
+
+
+def _half(A: Any, roots: set[str]) -> Stored | None:
+    """float16 and bfloat16 (of ml_dtypes) arrays of NumPy and CuPy."""
+    on_gpu = "cupy" in roots
+    if not on_gpu and (not isinstance(A, np.ndarray) or isinstance(A, np.ma.MaskedArray)):
+        return None
+    dtype = A.dtype
+    if dtype.kind == "f" and dtype.itemsize == 2:
+        payload = _readable(A.astype(np.float16, copy=False))
+        restore: Callable[[Any], object] = _same
+    elif dtype.name == "bfloat16":
+        payload = _readable(A.view(np.uint16))
+
+        def restore(bits: Any) -> object:
+            return bits.view(dtype)
+    else:
+        return None
+    device: Device = "cuda" if on_gpu else "host"
+    return Stored(payload, A, np.dtype(np.float32), device, _same, restore)
+
+
+def _torch_half(A: Any) -> Stored | None:
+    torch = sys.modules["torch"]
+    usual = A.layout == torch.strided and A.device.type in ("cpu", "cuda")
+    if not usual or A.dtype not in (torch.float16, torch.bfloat16):
+        return None
+    from_dlpack = np.from_dlpack if A.device.type == "cpu" else _cupy().from_dlpack
+    device: Device = "host" if A.device.type == "cpu" else "cuda"
+    payload, restore = A.detach(), torch.from_dlpack
+    if A.dtype == torch.bfloat16:
+        payload = payload.view(torch.int16)
+
+        def restore(bits: Any) -> object:
+            return torch.from_dlpack(bits.view(np.int16)).view(torch.bfloat16)
+
+    payload = from_dlpack(payload)
+    if A.dtype == torch.bfloat16:
+        payload = payload.view(np.uint16)
+    return Stored(payload, A, np.dtype(np.float32), device, torch.from_dlpack, restore)
+
+
+def stored_bits(payload: npt.NDArray[Any]) -> Stored:
+    """NumPy arrays that are in storage form already; bfloat16 goes back as float32."""
+    if payload.dtype != np.uint16:
+        return stored(payload, "payload")
+    single = np.dtype(np.float32)
+    return Stored(payload, bfloat16_to_float32(payload), single, "host", _same, bfloat16_to_float32)
+
+
+def with_payload(S: Stored, payload: npt.NDArray[Any]) -> Stored:
+    """A part of S."""
+    return replace(S, payload=payload)
+
+
+def stored_is_finite(S: Stored) -> bool:
+    """No NaN and no Inf; reads slabs of columns, so that nothing of the size of S is made."""
+    a = S.payload if S.payload.ndim == 2 else S.payload[None]
+    step = max(1, (1 << 20) // max(a.shape[0], 1))
+    for start in range(0, a.shape[1], step):
+        part = a[:, start : start + step]
+        finite = part & 0x7F80 != 0x7F80 if a.dtype == np.uint16 else np.isfinite(part)
+        if not finite.all():
+            return False
+    return True
+
+
+def rounded_to(S: Stored, like: Stored, name: str) -> npt.NDArray[Any]:
+    """The payload of S rounded to the storage dtype of another; ValueError where it overflows."""
+    dtype = like.payload.dtype
+    if S.payload.dtype == dtype:
+        return S.payload
+    with np.errstate(over="ignore"):
+        single = bfloat16_to_float32(S.payload) if S.payload.dtype == np.uint16 else S.payload
+        rounded = float32_to_bfloat16(single) if dtype == np.uint16 else single.astype(dtype)
+    found = replace(S, payload=rounded)
+    if not stored_is_finite(found):
+        raise ValueError(
+            f"{name} overflows {'bfloat16' if dtype == np.uint16 else dtype}, in which the "
+            "gradients are stored"
+        )
+    return found.payload
+
+
+def bfloat16_to_float32(bits: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """The numbers whose bits as bfloat16 are given."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def float32_to_bfloat16(a: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
+    """The bits of the nearest bfloat16 numbers, ties to even; `a` is first rounded to float32."""
+    bits = np.ascontiguousarray(a, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
 def together(operands: Sequence[Matrix], names: str) -> list[Matrix]:
     """Dense operands of one product in their common dtype; they must live in one place."""
     first, *others = operands
@@ -275,8 +405,11 @@ def _compute_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[np.inexact]:
 def _computable(a: Any, name: str) -> Any:
     """`a` itself where a backend can read it, else a converted copy."""
     dtype = _compute_dtype(a.dtype, name)
-    if a.dtype != dtype:
-        return a.astype(dtype)
+    return a.astype(dtype) if a.dtype != dtype else _readable(a)
+
+
+def _readable(a: Any) -> Any:
+    """`a` itself if it is aligned and its strides are whole numbers of entries, else a copy."""
     strided = all(
         step % a.itemsize == 0 for step, size in zip(a.strides, a.shape, strict=True) if size > 1
     )

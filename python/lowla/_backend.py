@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 BackendName: TypeAlias = Literal["native", "cuda", "numba"]
 Device: TypeAlias = Literal["host", "cuda"]
 Facts: TypeAlias = "dict[str, object]"
+Stored: TypeAlias = "npt.NDArray[np.floating | np.uint16]"
+Wide: TypeAlias = "npt.NDArray[np.float64]"
 Monitor: TypeAlias = Callable[[int, float], bool]
 
 NAMES: tuple[BackendName, ...] = ("native", "cuda", "numba")
@@ -157,6 +159,67 @@ class Backend(Protocol):
         key: int,
         check_finite: bool,
     ) -> tuple[Array, Array, Facts]: ...
+    def fisher_gram(
+        self, shards: Sequence[Stored], block_size: int, mask: npt.NDArray[np.bool_] | None
+    ) -> Wide: ...
+    def fisher_factor(self, K: Wide, shift: float, head: int) -> Wide: ...
+    def fisher_coefficients(self, L: Wide, head: int, R: Wide) -> Wide: ...
+    def fisher_dots(self, shards: Sequence[Stored], X: Dense) -> Wide: ...
+    def fisher_combine(
+        self,
+        shards: Sequence[Stored],
+        C: Wide,
+        X: Dense,
+        alpha: float,
+        beta: float,
+        dtype: str,
+    ) -> Array: ...
+    def fisher_solve(
+        self,
+        shards: Sequence[Stored],
+        L: Wide,
+        head: int,
+        block_size: int,
+        damp: float,
+        X: Dense,
+        dtype: str,
+    ) -> Array: ...
+    def fisher_multiply(
+        self, shards: Sequence[Stored], block_size: int, damp: float, X: Dense, dtype: str
+    ) -> Array: ...
+    def fisher_diagonal(
+        self,
+        shards: Sequence[Stored],
+        L: Wide,
+        head: int,
+        block_size: int,
+        damp: float,
+        dtype: str,
+    ) -> Array: ...
+    def fisher_columns(
+        self,
+        shards: Sequence[Stored],
+        L: Wide,
+        head: int,
+        block_size: int,
+        indices: npt.NDArray[np.int64],
+    ) -> Wide: ...
+    def fisher_inner(self, W: Wide, i: npt.NDArray[np.int64], j: npt.NDArray[np.int64]) -> Wide: ...
+    def fisher_cross(self, V: Wide, W: Wide) -> Wide: ...
+    def fisher_trace(self, L: Wide, shift: float, width: int) -> tuple[float, float]: ...
+    def fisher_push(
+        self,
+        shards: Sequence[Stored],
+        K: Wide,
+        L: Wide,
+        head: int,
+        count: int,
+        block_size: int,
+        damp: float,
+        g: Sequence[Stored],
+        refactor: bool,
+    ) -> Mapping[str, object]: ...
+    def natural_gradient(self, G: Dense, U: Dense, S: Dense, damp: float) -> Array: ...
     def monarch_matmul(
         self, L: Dense, R: Dense, X: Dense, permuted: bool, transpose: bool, conjugate: bool
     ) -> Array: ...
@@ -309,7 +372,27 @@ NUMBA_ONLY = frozenset(
         "nearest_kron",
     }
 )
-HOST_ONLY = frozenset({"kron_solve_shifted", "lp_regression", "monarch_project"})
+HOST_ONLY = frozenset(
+    {
+        "fisher_coefficients",
+        "fisher_columns",
+        "fisher_combine",
+        "fisher_cross",
+        "fisher_diagonal",
+        "fisher_dots",
+        "fisher_factor",
+        "fisher_gram",
+        "fisher_inner",
+        "fisher_multiply",
+        "fisher_push",
+        "fisher_solve",
+        "fisher_trace",
+        "kron_solve_shifted",
+        "lp_regression",
+        "monarch_project",
+        "natural_gradient",
+    }
+)
 
 
 def select_for(function: str, device: Device) -> tuple[BackendName, Backend]:

@@ -292,6 +292,84 @@ class MonarchInfo:
         return [f"  {name:<15}{value}" for name, value in facts.items()]
 
 
+@dataclass(frozen=True, repr=False)
+class FisherInfo:
+    """What an `InverseFisher` holds.
+
+    Attributes
+    ----------
+    m, d : number of gradients and of their entries (with `reduce`, of the worker's own)
+    damp : what was asked
+    block_size : what was asked; None for the full matrix
+    blocks : number of diagonal blocks
+    method : "dual" for matrices of order m, "primal" for ones of the order of a block
+    cond : estimate from below of the condition number of m·damp·I + K, the worst block
+    pushes : gradients pushed so far
+    refactorisations : of these, how many took a factorisation instead of an update
+    backend : "native", "cuda" or "numba"
+    seconds : wall time of the set-up
+    """
+
+    m: int
+    d: int
+    damp: float
+    block_size: int | None
+    blocks: int
+    method: str
+    cond: float
+    pushes: int
+    refactorisations: int
+    backend: str
+    seconds: float
+
+    def __repr__(self) -> str:
+        return "\n".join(["FisherInfo", *self._lines()])
+
+    def _lines(self) -> list[str]:
+        blocks = "" if self.block_size is None else f", blocks of {self.block_size}"
+        facts = {
+            "asked": f"damp = {self.damp:g}{blocks}",
+            "gradients": f"{self.m} of {self.d} entries",
+            "method": f"{self.method}, {self.blocks} block{'s' * (self.blocks != 1)}",
+            "cond": f"{self.cond:.3g} (estimated from below)",
+            "pushes": f"{self.pushes}, {self.refactorisations} with a factorisation",
+            "backend": self.backend,
+            "seconds": f"{self.seconds:.3g}",
+        }
+        return [f"  {name:<15}{value}" for name, value in facts.items()]
+
+
+@dataclass(frozen=True, repr=False)
+class PruneInfo:
+    """How weights were pruned.
+
+    Attributes
+    ----------
+    n_prune, steps : what was asked
+    kept : number of weights that are left
+    backend : "native", "cuda" or "numba"
+    seconds : wall time of the call
+    """
+
+    n_prune: int
+    steps: int
+    kept: int
+    backend: str
+    seconds: float
+
+    def __repr__(self) -> str:
+        return "\n".join(["PruneInfo", *self._lines()])
+
+    def _lines(self) -> list[str]:
+        facts = {
+            "asked": f"n_prune = {self.n_prune}, steps = {self.steps}",
+            "kept": f"{self.kept} weights",
+            "backend": self.backend,
+            "seconds": f"{self.seconds:.3g}",
+        }
+        return [f"  {name:<15}{value}" for name, value in facts.items()]
+
+
 class SupportsLines(Protocol):
     """An info as the results print it."""
 
@@ -320,7 +398,7 @@ class _Named(tuple[Any, ...], Generic[Info]):
 
     def __repr__(self) -> str:
         shapes = ", ".join(
-            f"{name} {value if isinstance(value, int) else tuple(value.shape)}"
+            f"{name} {_span(value) if isinstance(value, (int, float)) else tuple(value.shape)}"
             for name, value in zip(self._names, self, strict=True)
         )
         dtype = str(self[0].dtype).removeprefix("torch.")
@@ -478,3 +556,32 @@ class NearestKronResult(_Named[NearestKronInfo]):
     def C(self) -> Array:
         """The right factors, (terms, m2, n2); term t has the norm of B[t]."""
         return cast(Array, self[1])
+
+
+class PruneResult(_Named[PruneInfo]):
+    """Pruned weights; unpacks as `w, mask, loss_increase = result`.
+
+    Attributes
+    ----------
+    w : array of the shape of the weights; zero where they are pruned
+    mask : bool array of the same shape; True where they are kept
+    loss_increase : float
+    info : PruneInfo
+    """
+
+    _names = __match_args__ = ("w", "mask", "loss_increase")
+
+    @property
+    def w(self) -> Array:
+        """The weights after pruning."""
+        return cast(Array, self[0])
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """True where a weight is kept."""
+        return cast("npt.NDArray[np.bool_]", self[1])
+
+    @property
+    def loss_increase(self) -> float:
+        """½ δᵀ F δ of the whole change δ of the weights."""
+        return cast(float, self[2])

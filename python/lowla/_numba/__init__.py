@@ -20,6 +20,22 @@ from .kron import (
 )
 from .lp import lp_regression
 from .lstsq import lstsq
+from .mfac import (
+    fisher_coefficients,
+    fisher_columns,
+    fisher_combine,
+    fisher_cross,
+    fisher_diagonal,
+    fisher_dots,
+    fisher_factor,
+    fisher_gram,
+    fisher_inner,
+    fisher_multiply,
+    fisher_push,
+    fisher_solve,
+    fisher_trace,
+    natural_gradient,
+)
 from .monarch import (
     fftconv,
     monarch_dft,
@@ -37,6 +53,19 @@ from .threads import features, get_num_threads, set_num_threads
 __all__ = [
     "features",
     "fftconv",
+    "fisher_coefficients",
+    "fisher_columns",
+    "fisher_combine",
+    "fisher_cross",
+    "fisher_diagonal",
+    "fisher_dots",
+    "fisher_factor",
+    "fisher_gram",
+    "fisher_inner",
+    "fisher_multiply",
+    "fisher_push",
+    "fisher_solve",
+    "fisher_trace",
     "get_num_threads",
     "kron_diagonal",
     "kron_eigh",
@@ -55,6 +84,7 @@ __all__ = [
     "monarch_matmul",
     "monarch_project",
     "monarch_solve",
+    "natural_gradient",
     "nearest_kron",
     "nystrom",
     "philox",

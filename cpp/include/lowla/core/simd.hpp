@@ -7,6 +7,7 @@
 #pragma once
 
 #include "lowla/core/scalar.hpp"
+#include "lowla/core/stored.hpp"
 
 #include <cstdint>
 
@@ -121,6 +122,33 @@ template <class R> struct SketchKernels {
   void (*hadamard)(R *X, index ld, index rows, index width);
 };
 
+/// Rows of stored numbers, summed in double precision: the passes over gradients. S is float,
+/// double, Float16 or BFloat16 (core/stored.hpp); rows are contiguous, rs numbers apart.
+template <class S> struct StoredKernels {
+  /// out = x
+  void (*widen)(const S *x, index n, double *out);
+  /// y[r] += A(r, :) x, r < m
+  void (*dots)(const S *A, index rs, index m, index n, const double *x, double *y);
+  /// z += sum_r y[r] A(r, :)
+  void (*combine)(const S *A, index rs, index m, index n, const double *y, double *z);
+};
+
+/// Memory in rows that is to be read next.
+struct RowsAhead {
+  const char *const *rows = nullptr;
+  index count = 0, bytes = 0;
+};
+
+/// Products of the rows of one matrix with each other.
+struct GramKernels {
+  /// P and K have a multiple of so many rows, whatever they hold beyond the last.
+  static constexpr index kRows = 12;
+  /// K(i, j) += P(i, :) P(j, :) for j <= i, first <= i < last (first a multiple of kRows), and some
+  /// more. Meanwhile `ahead` is brought to the second-level cache, evenly.
+  void (*lower)(const double *P, index ld, index depth, index first, index last, double *K,
+                index ldk, RowsAhead ahead);
+};
+
 /// Bytes of the second-level cache of a core.
 index second_level_cache();
 
@@ -134,6 +162,8 @@ template <class R> const DenseKernels<R> &dense();
 template <class T> const ModeKernels<T> &modes();
 template <class T, class I> const SparseKernels<T, I> &sparse();
 template <class R> const SketchKernels<R> &sketching();
+template <class S> const StoredKernels<S> &stored();
+const GramKernels &gram();
 
 /// out[t ld + c] = word t of the Philox block (stream, row, j + c), t < 4, c < cols.
 void words4(std::uint64_t key, std::uint32_t stream, index row, index j, index cols,
