@@ -29,14 +29,16 @@ namespace {
 constexpr index kUnit = simd::panel_unit<double>;
 /// Columns of a tile of one vector.
 constexpr index kTile = 4096;
-/// Columns of a tile of several vectors.
-constexpr index kWideTile = 512;
+/// Numbers of a tile of several vectors: in the second-level cache.
+constexpr index kWideNumbers = 1 << 15;
 /// A widened block of G: in the first-level cache beside as many rows of the vectors.
 constexpr index kBlockRows = 24;
 constexpr index kBlockColumns = 128;
 constexpr index kBlockStride = kBlockColumns + kUnit;
 /// Rows of the small factor that are solved for together.
 constexpr index kRows = 24;
+/// Rows of U that are taken together.
+constexpr index kSlab = 512;
 /// Vectors that are taken together.
 constexpr index kTogether = 64;
 constexpr index kMostParts = 64;
@@ -62,70 +64,94 @@ template <class F> void with_row(const Shard &shard, index row, index first, F &
 
 template <class S> const simd::StoredKernels<S> &kernels_of(const S *) { return simd::stored<S>(); }
 
-/// `count` numbers of a row in double.
-void widen_row(const Shard &shard, index row, index first, index count, double *out) {
+/// `count` numbers of each of so many rows in double; meanwhile those of the rows from `next` on,
+/// if any, at the column `next_first` are brought near.
+void widen_rows(const Shard &shard, index row, index rows, index first, index count, double *out,
+                index ld, index next = -1, index next_first = 0) {
   with_row(shard, row, first, [&](const auto *x) {
     if (shard.cs == 1) {
-      kernels_of(x).widen(x, count, out);
+      const auto *ahead = next < 0 ? nullptr : x + (next - row) * shard.rs + next_first - first;
+      kernels_of(x).widen(x, shard.rs, rows, count, out, ld, ahead);
       return;
     }
-    for (index k = 0; k < count; ++k)
-      out[k] = widened(x[k * shard.cs]);
+    for (index r = 0; r < rows; ++r)
+      for (index k = 0; k < count; ++k)
+        out[r * ld + k] = widened(x[r * shard.rs + k * shard.cs]);
   });
 }
 
-/// The columns first .. first + n - 1 of the rows row(0), ..., row(count - 1) in double.
-template <class Row>
-void widen_rows(const Gradients &G, Row &&row, index count, index first, index n, double *out,
+/// The columns first .. first + n - 1 of the rows begin .. end - 1 in double.
+void widen_rows(const Gradients &G, index begin, index end, index first, index n, double *out,
                 index ld) {
   G.for_spans(first, first + n, [&](const Shard &shard, index from, index width, index at) {
-    for (index r = 0; r < count; ++r)
-      widen_row(shard, row(r), from, width, out + r * ld + at);
+    widen_rows(shard, begin, end - begin, from, width, out + at, ld);
   });
 }
 
-/// Brings that memory to the second-level cache.
-template <class Row>
-void near_rows(const Gradients &G, Row &&row, index begin, index end, index first, index n) {
+/// The same of all rows in order of age, from the row `head` on.
+void widen_by_age(const Gradients &G, index head, index first, index n, double *out, index ld) {
+  widen_rows(G, head, G.m, first, n, out, ld);
+  widen_rows(G, 0, head, first, n, out + (G.m - head) * ld, ld);
+}
+
+/// Brings a part of a row to the second-level cache.
+void near_row(const Gradients &G, index row, index first, index n) {
   G.for_spans(first, first + n, [&](const Shard &shard, index from, index width, index) {
-    if (shard.cs != 1)
-      return;
-    for (index r = begin; r < end; ++r)
-      with_row(shard, row(r), from, [&](const auto *x) {
-        const auto *bytes = reinterpret_cast<const char *>(x);
-        for (index at = 0; at < width * static_cast<index>(sizeof *x); at += simd::kLineBytes)
-          __builtin_prefetch(bytes + at, 0, 2);
-      });
+    with_row(shard, row, from, [&](const auto *x) {
+      const auto *bytes = reinterpret_cast<const char *>(x);
+      for (index at = 0; at < width * static_cast<index>(sizeof *x); at += simd::kLineBytes)
+        __builtin_prefetch(bytes + at, 0, 2);
+    });
   });
 }
 
 /// f(row, rows, column - first, columns, block) for the blocks, widened, of the columns first ..
 /// first + n - 1. What follows, up to the column `end`, is brought near meanwhile.
 template <class F> void for_blocks(const Gradients &G, index first, index n, index end, F &&f) {
+  constexpr index kAhead = 4 * kBlockColumns;
   double *block = scratch<double>(kBlockRows * kBlockStride, kWideSlot);
   for (index i = 0; i < G.m; i += kBlockRows) {
     const index rows = std::min(kBlockRows, G.m - i);
-    const bool wraps = i + rows >= G.m;
-    const index next_row = wraps ? 0 : i + rows, next_first = wraps ? first + n : first;
-    const index next_rows = std::min(kBlockRows, G.m - next_row);
-    const index next_n = wraps ? std::min(n, end - next_first) : n;
-    const auto share = [&](index k) { return next_rows * std::min(k, n) / n; };
+    const bool wraps = i + 2 * kBlockRows > G.m; // those after it are not as many
     for (index k = 0; k < n; k += kBlockColumns) {
       const index columns = std::min(kBlockColumns, n - k);
-      near_rows(
-          G, [&](index r) { return next_row + r; }, share(k), share(k + kBlockColumns), next_first,
-          next_n);
-      widen_rows(G, [&](index r) { return i + r; }, rows, first + k, columns, block, kBlockStride);
+      index next = i, soon = first + k + kAhead;
+      if (k + kAhead >= n) {
+        next = wraps ? 0 : i + kBlockRows;
+        soon -= wraps ? 0 : n;
+      }
+      G.for_spans(first + k, first + k + columns,
+                  [&](const Shard &shard, index from, index count, index at) {
+                    const index next_first = soon - first - k + from;
+                    const bool near = next_first + count <= shard.cols && soon + columns <= end;
+                    widen_rows(shard, i, rows, from, count, block + at, kBlockStride,
+                               near ? next : -1, next_first);
+                  });
       f(i, rows, k, columns, block);
     }
   }
 }
+
+LOWLA_CLONES void narrow(const double *x, index n, float *out) {
+  for (index i = 0; i < n; ++i)
+    out[i] = static_cast<float>(x[i]);
+}
+void narrow(const double *x, index n, double *out) { std::copy_n(x, n, out); }
 
 /// The columns c .. c + cols - 1 of the rows first .. first + n - 1 of X, padded with zeros to
 /// width.
 void load_vectors(const Vectors &X, index first, index n, index c, index cols, index width,
                   double *out) {
   const auto copy = [&](const auto *x) {
+    if (X.cs == 1 || (cols == 1 && width == 1 && X.rs == 1)) {
+      const bool whole = width == 1 || (X.rs == width && cols == width);
+      const auto *start = x + first * X.rs + c * X.cs;
+      kernels_of(x).widen(start, X.rs, whole ? 1 : n, whole ? n * width : cols, out, width,
+                          nullptr);
+      for (index i = 0; cols < width && i < n; ++i)
+        std::fill(out + i * width + cols, out + (i + 1) * width, 0.0);
+      return;
+    }
     for (index i = 0; i < n; ++i) {
       for (index j = 0; j < cols; ++j)
         out[i * width + j] = static_cast<double>(x[(first + i) * X.rs + (c + j) * X.cs]);
@@ -142,6 +168,10 @@ void store_vectors(const double *y, index first, index n, index c, index cols, i
                    const MutableVectors &Y) {
   const auto copy = [&](auto *out) {
     using R = std::remove_pointer_t<decltype(out)>;
+    if (Y.rs == width && cols == width && (Y.cs == 1 || width == 1)) {
+      narrow(y, n * width, out + first * width);
+      return;
+    }
     for (index i = 0; i < n; ++i)
       for (index j = 0; j < cols; ++j)
         out[(first + i) * Y.rs + (c + j) * Y.cs] = static_cast<R>(y[i * width + j]);
@@ -189,12 +219,15 @@ double rotated(const double *row, const double *cosine, const double *sine, inde
 
 index padded(index r) { return r == 1 ? 1 : round_up(r, kUnit); }
 
+/// Columns of G beside which so many of X are taken.
+index tile_columns(index width) { return width == 1 ? kTile : kWideNumbers / width; }
+
 /// R (m x width) += G X for one vector or for panels of whole units; X begins at the column
 /// `origin`.
 void add_dots(const Gradients &G, const Vectors &X, index first, index last, index origin, index c,
               index cols, double *R) {
-  const index width = padded(cols), tile = width == 1 ? kTile : kWideTile;
-  double *x = scratch<double>(std::max(kTile, kWideTile * width), kVectorSlot);
+  const index width = padded(cols), tile = tile_columns(width);
+  double *x = scratch<double>(tile * width, kVectorSlot);
   for (index k = first; k < last; k += tile) {
     const index n = std::min(tile, last - k);
     load_vectors(X, k - origin, n, c, cols, width, x);
@@ -208,7 +241,7 @@ void add_dots(const Gradients &G, const Vectors &X, index first, index last, ind
         }
         double *wide = scratch<double>(kTile, kWideSlot);
         for (index i = 0; i < G.m; ++i) {
-          widen_row(shard, i, from, count, wide);
+          widen_rows(shard, i, 1, from, count, wide, 0);
           simd::stored<double>().dots(wide, count, 1, count, x + at, R + i);
         }
       });
@@ -224,9 +257,9 @@ void add_dots(const Gradients &G, const Vectors &X, index first, index last, ind
 /// Y = alpha X + beta G^T C for C (m x width).
 void combine(const Gradients &G, const double *C, const Vectors &X, double alpha, double beta,
              index first, index last, index c, index cols, const MutableVectors &Y) {
-  const index width = padded(cols), tile = width == 1 ? kTile : kWideTile;
-  double *x = scratch<double>(std::max(kTile, kWideTile * width), kVectorSlot);
-  double *z = scratch<double>(std::max(kTile, kWideTile * width), kResultSlot);
+  const index width = padded(cols), tile = tile_columns(width);
+  double *x = scratch<double>(tile * width, kVectorSlot);
+  double *z = scratch<double>(tile * width, kResultSlot);
   for (index k = first; k < last; k += tile) {
     const index n = std::min(tile, last - k);
     std::fill(z, z + n * width, 0.0);
@@ -240,7 +273,7 @@ void combine(const Gradients &G, const double *C, const Vectors &X, double alpha
         }
         double *wide = scratch<double>(kTile, kWideSlot);
         for (index i = 0; i < G.m; ++i) {
-          widen_row(shard, i, from, count, wide);
+          widen_rows(shard, i, 1, from, count, wide, 0);
           simd::stored<double>().combine(wide, count, 1, count, C + i, z + at);
         }
       });
@@ -424,7 +457,7 @@ struct RowGram {
     for (index k = first; k < last; k += depth) {
       const index n = std::min(depth, last - k), units = round_up(n, kUnit);
       for (index i = 0; i < rows; ++i) {
-        widen_rows(G, [&](index) { return i; }, 1, k, n, P + i * ld, ld);
+        widen_rows(G, i, i + 1, k, n, P + i * ld, ld);
         if (mask != nullptr)
           multiply_by(mask + k, n, P + i * ld);
         std::fill(P + i * ld + n, P + i * ld + units, 0.0);
@@ -499,7 +532,7 @@ void gram_of_columns(const Gradients &G, const double *mask, index first, index 
   std::fill(product, product + ld * ld, 0.0);
   for (index i = 0; i < G.m; i += kRows) {
     const index count = std::min(kRows, G.m - i);
-    widen_rows(G, [&](index r) { return i + r; }, count, first, n, wide, ld);
+    widen_rows(G, i, i + count, first, n, wide, ld);
     for (index r = 0; r < count; ++r) {
       if (mask != nullptr)
         multiply_by(mask + first, n, wide + r * ld);
@@ -762,8 +795,7 @@ private:
   /// The columns of block b of the newest gradient in double.
   std::vector<double> newest(index b) const {
     std::vector<double> out(static_cast<std::size_t>(G_.last(b) - G_.first(b)));
-    widen_rows(
-        g_, [](index) { return 0; }, 1, G_.first(b), G_.last(b) - G_.first(b), out.data(), 0);
+    widen_rows(g_, 0, 1, G_.first(b), G_.last(b) - G_.first(b), out.data(), 0);
     return out;
   }
 
@@ -781,7 +813,7 @@ private:
       double square = 0;
       for (index k = first; k < last; k += kTile) {
         const index n = std::min(kTile, last - k);
-        widen_rows(g_, [](index) { return 0; }, 1, k, n, g, 0);
+        widen_rows(g_, 0, 1, k, n, g, 0);
         add_dots(G_, {g, true, n, 1, 1, 1}, k, k + n, k, 0, 1, r);
         simd::stored<double>().dots(g, n, 1, n, g, &square);
       }
@@ -800,7 +832,7 @@ private:
   void renew_primal(bool from_gradients) {
     std::vector<double> oldest(full_ ? static_cast<std::size_t>(G_.d) : 0);
     if (full_)
-      widen_rows(G_, [&](index) { return slot_; }, 1, 0, G_.d, oldest.data(), 0);
+      widen_rows(G_, slot_, slot_ + 1, 0, G_.d, oldest.data(), 0);
     old_row_ = bytes_of(G_, slot_);
     write(bytes_of(g_, 0));
     parallel_for(G_.blocks, [&](index b) {
@@ -959,7 +991,7 @@ public:
     if (G_.primal())
       units([&](index t) { return first + t; }, n, W, width);
     else
-      widen_rows(G_, [&](index r) { return (head_ + r) % G_.m; }, G_.m, first, n, W, width);
+      widen_by_age(G_, head_, first, n, W, width);
   }
   /// The same for any columns; read fast where they ascend.
   void load(const std::int64_t *columns, index n, double *W, index width) const {
@@ -982,7 +1014,8 @@ public:
     const index ahead = next < 0 || G_.primal() ? 0 : std::min(n, G_.d - next);
     solve_lower(L_, ld_, G_.order(), inverses_.get(), W, width, [&](index i, index count) {
       if (ahead > 0)
-        near_rows(G_, [&](index a) { return (head_ + a) % G_.m; }, i, i + count, next, ahead);
+        for (index a = i; a < i + count; ++a)
+          near_row(G_, (head_ + a) % G_.m, next, ahead);
     });
   }
 
@@ -1089,15 +1122,15 @@ void natural_gradient(const Vectors &G, const Vectors &U, const double *S, doubl
   const index su = round_up(std::max<index>(1, s), kUnit), ru = round_up(r, kUnit);
   const index size = su * (su + ru);
   const double flops = 2.0 * static_cast<double>(d) * static_cast<double>(size);
-  const Parts parts = parts_of(0, d, kWideTile, flops, 16);
+  const Parts parts = parts_of(0, d, kSlab, flops, 16);
   Buffer<double> partial(parts.count * size);
   parallel_for(parts.count, [&](index p) { // U^T [U, G]
     double *sum = partial.get() + p * size;
     std::fill(sum, sum + size, 0.0);
-    double *u = scratch<double>(kWideTile * su, kWideSlot);
-    double *g = scratch<double>(kWideTile * ru, kVectorSlot);
-    for (index k = parts.begin(p); k < parts.finish(p); k += kWideTile) {
-      const index n = std::min(kWideTile, parts.finish(p) - k);
+    double *u = scratch<double>(kSlab * su, kWideSlot);
+    double *g = scratch<double>(kSlab * ru, kVectorSlot);
+    for (index k = parts.begin(p); k < parts.finish(p); k += kSlab) {
+      const index n = std::min(kSlab, parts.finish(p) - k);
       load_vectors(U, k, n, 0, s, su, u);
       load_vectors(G, k, n, 0, r, ru, g);
       simd::dense<double>().multiply_transposed(u, su, n, su, u, su, su, sum, su, true, {});
@@ -1127,11 +1160,11 @@ void natural_gradient(const Vectors &G, const Vectors &U, const double *S, doubl
       C[i * ru + j] *= S[i];
   std::fill(C + s * ru, C + su * ru, 0.0);
   parallel_for(parts.count, [&](index p) {
-    double *u = scratch<double>(kWideTile * su, kWideSlot);
-    double *g = scratch<double>(kWideTile * ru, kVectorSlot);
-    double *y = scratch<double>(kWideTile * ru, kResultSlot);
-    for (index k = parts.begin(p); k < parts.finish(p); k += kWideTile) {
-      const index n = std::min(kWideTile, parts.finish(p) - k);
+    double *u = scratch<double>(kSlab * su, kWideSlot);
+    double *g = scratch<double>(kSlab * ru, kVectorSlot);
+    double *y = scratch<double>(kSlab * ru, kResultSlot);
+    for (index k = parts.begin(p); k < parts.finish(p); k += kSlab) {
+      const index n = std::min(kSlab, parts.finish(p) - k);
       load_vectors(U, k, n, 0, s, su, u);
       load_vectors(G, k, n, 0, r, ru, g);
       simd::dense<double>().multiply(u, su, n, su, C, ru, ru, y, ru, false, {});

@@ -52,12 +52,23 @@ LOWLA_INLINE vec<double> wide(const Float16 *p) {
 
 LOWLA_INLINE void near(const void *p) { __builtin_prefetch(p, 0, 2); }
 
-template <class S> void widen(const S *x, index n, double *out) {
-  index k = 0;
-  for (; k + kDoubles <= n; k += kDoubles)
-    store(out + k, wide(x + k));
-  for (; k < n; ++k)
-    out[k] = widened(x[k]);
+template <class S>
+void widen(const S *A, index rs, index m, index n, double *out, index ld, const S *next) {
+  constexpr index kLine = kLineBytes / static_cast<index>(sizeof(S));
+  for (index r = 0; r < m; ++r) {
+    const S *a = A + r * rs;
+    double *o = out + r * ld;
+    index k = 0;
+    for (; k + kLine <= n; k += kLine) {
+      if (next != nullptr)
+        near(next + r * rs + k);
+#pragma GCC unroll 8
+      for (index j = 0; j < kLine; j += kDoubles)
+        store(o + k + j, wide(a + k + j));
+    }
+    for (; k < n; ++k)
+      o[k] = widened(a[k]);
+  }
 }
 
 // --- passes ---
