@@ -449,7 +449,7 @@ struct RowGram {
       : G(gradients), mask(factors), padded_rows(round_up(G.m, simd::GramKernels::kRows)) {}
 
   void operator()(index first, index last, index begin, index end, double *K) const {
-    const index depth = std::clamp<index>((index(1) << 17) / padded_rows / 128 * 128, 256, 512);
+    const index depth = G.m <= 256 ? 512 : 384;
     const index ld = depth + kUnit, rows = std::min(G.m, end);
     std::vector<const char *> ahead(static_cast<std::size_t>(rows));
     double *P = scratch<double>(padded_rows * ld, kPanelSlot);

@@ -189,7 +189,7 @@ LOWLA_INLINE void gram_tile(const double *P, const double *Q, index ld, index de
 }
 
 /// Rows whose tiles stay in the second-level cache while the others pass by.
-constexpr index kGramBlock = 48;
+constexpr index kGramBlock = 96;
 
 /// f(i, j) for the tiles of the rows first .. last - 1 that reach the lower triangle.
 template <class F> LOWLA_INLINE void for_gram_tiles(index first, index last, F &&f) {
