@@ -28,6 +28,16 @@ N = np.array([[3.0, 1.0], [0.0, 2.0]])
 Q = np.ones((2, 3, 4))
 
 
+W = np.full(3, 1 / 3)
+C0 = np.random.default_rng(1).integers(0, 5, (3, 5)).astype(float)
+
+
+def C_with(value, where=(1, 2)):
+    bad = C0.copy()
+    bad[where] = value
+    return bad
+
+
 def _stream(*blocks, k=3, n=40, rng=0):
     stream = lowla.StreamingSVD(k, n, rng=rng)
     for block in blocks:
@@ -233,6 +243,130 @@ VALUE = [
     (lambda: lowla.lp_regression(A, B, 1, eps=0.0), "eps must be in (0, 1), got 0"),
     (lambda: lowla.lp_regression(_with(np.nan), B, 1), "A contains NaN or Inf"),
     (lambda: lowla.lp_regression(A, B * np.inf, 1.5), "b contains NaN or Inf"),
+    # sinkhorn
+    (lambda: lowla.sinkhorn(None, None, C0, 0.0), "reg must be a finite number > 0, got 0"),
+    (lambda: lowla.sinkhorn(None, None, C0, -1.0), "reg must be a finite number > 0, got -1"),
+    (lambda: lowla.sinkhorn(None, None, C0, np.inf), "reg must be a finite number > 0, got inf"),
+    (lambda: lowla.sinkhorn(None, None, C0, np.nan), "reg must be a finite number > 0, got nan"),
+    (
+        lambda: lowla.sinkhorn(None, None, C0, 1e-16),
+        "reg must be at least 1e-15 times the spread of the costs = 4, got 1e-16",
+    ),
+    (lambda: lowla.sinkhorn(None, None, C0[0], 1.0), "C must have 2 dimensions, got shape (5,)"),
+    (
+        lambda: lowla.sinkhorn(None, None, C0[:0], 1.0),
+        "C must have at least one row and one column, got shape (0, 5)",
+    ),
+    (
+        lambda: lowla.sinkhorn(None, None, C0[:, :0], 1.0),
+        "C must have at least one row and one column, got shape (3, 0)",
+    ),
+    (lambda: lowla.sinkhorn(W[:2], None, C0, 1.0), "a must have shape (3,), got (2,)"),
+    (lambda: lowla.sinkhorn(None, W, C0, 1.0), "b must have shape (5,), got (3,)"),
+    (
+        lambda: lowla.sinkhorn(W[:, None], None, C0, 1.0),
+        "a must have 1 dimension, got shape (3, 1)",
+    ),
+    (
+        lambda: lowla.sinkhorn([0.5, 0.6, -0.1], None, C0, 1.0),
+        "a must be finite and at least 0, got a[2] = -0.1",
+    ),
+    (
+        lambda: lowla.sinkhorn(None, [1, 0, np.nan, 0, 0], C0, 1.0),
+        "b must be finite and at least 0, got b[2] = nan",
+    ),
+    (
+        lambda: lowla.sinkhorn([np.inf, 1, 1], None, C0, 1.0),
+        "a must be finite and at least 0, got a[0] = inf",
+    ),
+    (
+        lambda: lowla.sinkhorn([0, 0, 0], None, C0, 1.0),
+        "a must have a positive, finite sum, got 0",
+    ),
+    (
+        lambda: lowla.sinkhorn([1e308] * 3, None, C0, 1.0),
+        "a must have a positive, finite sum, got inf",
+    ),
+    (
+        lambda: lowla.sinkhorn([0.5, 0.5, 0.5], None, C0, 1.0),
+        "a and b must have equal sums, got 1.5 and 1",
+    ),
+    (lambda: lowla.sinkhorn(None, None, C_with(np.nan), 1.0), "C contains NaN or -inf"),
+    (lambda: lowla.sinkhorn(None, None, C_with(-np.inf), 1.0), "C contains NaN or -inf"),
+    (
+        lambda: lowla.sinkhorn(None, None, C_with(np.inf, np.s_[1]), 1.0),
+        "C must have a finite cost in every row of positive weight, got only inf in row 1",
+    ),
+    (
+        lambda: lowla.sinkhorn([0.5, 0, 0.5], None, C_with(np.inf, np.s_[[0, 2], 3]), 1.0),
+        "C must have a finite cost in every column of positive weight, got only inf in column 3",
+    ),
+    (
+        lambda: lowla.sinkhorn(None, None, C_with(1e300), 1e290),
+        "costs must be at most 1e+290 in magnitude, got 1e+300",
+    ),
+    (
+        lambda: lowla.sinkhorn(None, None, C0, 1.0, method="log"),
+        "method must be one of 'newton', 'sinkhorn', 'auto', got 'log'",
+    ),
+    (lambda: lowla.sinkhorn(None, None, C0, 1.0, tol=0.0), "tol must be in (0, 1), got 0"),
+    (lambda: lowla.sinkhorn(None, None, C0, 1.0, max_iter=0), "max_iter must be at least 1, got 0"),
+    (lambda: lowla.sinkhorn(None, None, C0, 1.0, warmup=-1), "warmup must be at least 0, got -1"),
+    (
+        lambda: lowla.sinkhorn(None, None, C0, 1.0, warmup="long"),
+        "warmup must be a number or 'auto', got 'long'",
+    ),
+    (
+        lambda: lowla.sinkhorn(None, None, C0, 1.0, sparsity=0.0),
+        "sparsity must be in (0, 1], got 0",
+    ),
+    (lambda: lowla.sinkhorn(None, None, C0, 1.0, sparsity=2), "sparsity must be in (0, 1], got 2"),
+    (
+        lambda: lowla.sinkhorn(None, None, C0, 1.0, sparsity="low"),
+        "sparsity must be a number or 'auto', got 'low'",
+    ),
+    (
+        lambda: lowla.sinkhorn(None, None, C0, 1.0, init=(W, W)),
+        "init g must have shape (5,), got (3,)",
+    ),
+    (
+        lambda: lowla.sinkhorn(None, None, C0, 1.0, init=(W * np.nan, C0[0])),
+        "init f must be finite wherever the weight is positive",
+    ),
+    (
+        lambda: lowla.sinkhorn(None, None, C0, 1.0).plan_sparse(0.0),
+        "threshold must be a finite number > 0, got 0",
+    ),
+    # sinkhorn_points, sinkhorn_divergence
+    (
+        lambda: lowla.sinkhorn_points(A, H, 1.0, metric="cosine"),
+        "metric must be one of 'sqeuclidean', 'euclidean', 'cityblock', got 'cosine'",
+    ),
+    (
+        lambda: lowla.sinkhorn_divergence(A, H, 1.0, metric="l2"),
+        "metric must be one of 'sqeuclidean', 'euclidean', 'cityblock', got 'l2'",
+    ),
+    (lambda: lowla.sinkhorn_points(B, H, 1.0), "X must have 2 dimensions, got shape (60,)"),
+    (
+        lambda: lowla.sinkhorn_points(A, H[:, :3], 1.0),
+        "X and Y must have points of one dimension, got 40 and 3",
+    ),
+    (
+        lambda: lowla.sinkhorn_points(A, H[:0], 1.0),
+        "Y must have at least one point, got shape (0, 40)",
+    ),
+    (lambda: lowla.sinkhorn_points(_with(np.nan), H, 1.0), "X contains NaN or Inf"),
+    (lambda: lowla.sinkhorn_divergence(A, _with(np.inf, H), 1.0), "Y contains NaN or Inf"),
+    (lambda: lowla.sinkhorn_points(A, H, -1.0), "reg must be a finite number > 0, got -1"),
+    (
+        lambda: lowla.sinkhorn_points(A, 1e200 * H, 1.0),
+        "costs must be at most 1e+290 in magnitude, got inf",
+    ),
+    # logsumexp, softmax
+    (lambda: lowla.logsumexp(A, axis=2), "axis must be in -2..1, got 2"),
+    (lambda: lowla.softmax(A, axis=-3), "axis must be in -2..1, got -3"),
+    (lambda: lowla.logsumexp(3.0), "X must have at least 1 dimension, got a scalar"),
+    (lambda: lowla.softmax(3.0), "X must have at least 1 dimension, got a scalar"),
     # leverage_scores, lewis_weights, sensitivity_sample
     (
         lambda: lowla.leverage_scores(A, method="svd"),
@@ -461,6 +595,45 @@ VALUE = [
 ]
 
 TYPE = [
+    # sinkhorn and its relatives
+    (lambda: lowla.sinkhorn(None, None, C0, None), "reg must be a float, got NoneType"),
+    (lambda: lowla.sinkhorn(None, None, C0 * 1j, 1.0), "C must be real, got dtype complex128"),
+    (lambda: lowla.sinkhorn(W * 1j, None, C0, 1.0), "a must be real, got dtype complex128"),
+    (
+        lambda: lowla.sinkhorn(None, None, sp.csr_array(C0), 1.0),
+        "C must be a dense array, got csr_array",
+    ),
+    (
+        lambda: lowla.sinkhorn(None, None, C0.astype(object), 1.0),
+        "C must be numeric, got dtype object",
+    ),
+    (
+        lambda: lowla.sinkhorn(None, None, C0, 1.0, warmup=1.5),
+        "warmup must be an int, got float",
+    ),
+    (
+        lambda: lowla.sinkhorn(None, None, C0, 1.0, max_iter=1e4),
+        "max_iter must be an int, got float",
+    ),
+    (
+        lambda: lowla.sinkhorn(None, None, C0, 1.0, sparsity=None),
+        "sparsity must be a float, got NoneType",
+    ),
+    (
+        lambda: lowla.sinkhorn(None, None, C0, 1.0, init=W),
+        "init must be a tuple (f, g), got ndarray",
+    ),
+    (
+        lambda: lowla.sinkhorn(None, None, C0, 1.0, callback=3),
+        "callback must be callable, got int",
+    ),
+    (
+        lambda: lowla.sinkhorn(None, None, C0, 1.0).plan_sparse(None),
+        "threshold must be a float, got NoneType",
+    ),
+    (lambda: lowla.sinkhorn_points(A * 1j, H, 1.0), "X must be real, got dtype complex128"),
+    (lambda: lowla.logsumexp(A * 1j), "X must be real, got dtype complex128"),
+    (lambda: lowla.softmax(A, axis=0.5), "axis must be an int, got float"),
     (lambda: lowla.rsvd(A, 3.0), "k must be an int, got float"),
     (lambda: lowla.rsvd(A, "3"), "k must be an int, got str"),
     (lambda: lowla.rsvd(A, True), "k must be an int, got bool"),
@@ -673,3 +846,15 @@ def test_without_the_check_bad_least_squares_give_nan(backend, form, method):
         assert np.isnan(result.x).all()
         assert np.isnan(result.s).all()
     assert np.isnan(lowla.lp_regression(A, B * np.nan, 1, check_finite=False).x).all()
+
+
+def test_without_the_check_bad_costs_give_nan(backend):
+    for r in (
+        lowla.sinkhorn(None, None, C_with(np.nan), 1.0, check_finite=False),
+        lowla.sinkhorn(None, None, C_with(-np.inf), 1.0, check_finite=False),
+        lowla.sinkhorn_points(_with(np.nan), H, 1.0, check_finite=False),
+    ):
+        assert np.isnan(np.concatenate(r)).all()
+        assert np.isnan([r.value, r.value_linear, r.info.marginal_error]).all()
+        assert not r.info.converged
+        assert np.isnan(r.plan).all()

@@ -19,6 +19,8 @@ _PICTURES = [
     "rsvd_digits.png",
     "rsvd_photograph.png",
     "rsvd_spectrum.png",
+    "sinkhorn_colours.png",
+    "sinkhorn_convergence.png",
 ]
 
 

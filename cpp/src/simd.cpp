@@ -1,5 +1,6 @@
 // Picks the instruction set of the hot loops once, at first use (see core/simd.hpp).
 #include "lowla/core/simd.hpp"
+#include "lowla/core/simd_transport.hpp"
 
 #include <cstdlib>
 #include <cstring>
@@ -25,6 +26,11 @@ namespace lowla::simd {
   extern const StoredKernels<Float16> kStoredFloat16;                                              \
   extern const StoredKernels<BFloat16> kStoredBFloat16;                                            \
   extern const GramKernels kGram;                                                                  \
+  extern const PlanKernels<float> kPlanFloat;                                                      \
+  extern const PlanKernels<double> kPlanDouble;                                                    \
+  extern const ExponentKernels<float> kExponentsFloat;                                             \
+  extern const ExponentKernels<double> kExponentsDouble;                                           \
+  extern const RowKernels kRows;                                                                   \
   extern const SketchKernels<float> kSketchFloat;                                                  \
   extern const SketchKernels<double> kSketchDouble;                                                \
   extern const SparseKernels<float, std::int32_t> kSparseS32;                                      \
@@ -129,6 +135,11 @@ template <> const StoredKernels<double> &stored<double>() { LOWLA_PICK(kStoredDo
 template <> const StoredKernels<Float16> &stored<Float16>() { LOWLA_PICK(kStoredFloat16) }
 template <> const StoredKernels<BFloat16> &stored<BFloat16>() { LOWLA_PICK(kStoredBFloat16) }
 const GramKernels &gram() { LOWLA_PICK(kGram) }
+template <> const PlanKernels<float> &plans<float>() { LOWLA_PICK(kPlanFloat) }
+template <> const PlanKernels<double> &plans<double>() { LOWLA_PICK(kPlanDouble) }
+template <> const ExponentKernels<float> &exponents<float>() { LOWLA_PICK(kExponentsFloat) }
+template <> const ExponentKernels<double> &exponents<double>() { LOWLA_PICK(kExponentsDouble) }
+const RowKernels &rows() { LOWLA_PICK(kRows) }
 template <> const SketchKernels<float> &sketching<float>() { LOWLA_PICK(kSketchFloat) }
 template <>
 const SketchKernels<double> &sketching<double>(){LOWLA_PICK(kSketchDouble)}

@@ -157,6 +157,8 @@ static_assert(GramKernels::kRows % kGramI == 0 && GramKernels::kRows % kGramJ ==
 LOWLA_INLINE void gram_tile(const double *P, const double *Q, index ld, index depth, double *K,
                             index ldk) {
   constexpr index W = kDoubles;
+  for (int i = 0; i < kGramI; ++i) // K of many rows is not in cache
+    __builtin_prefetch(K + i * ldk, 1, 2);
   vec<double> sum[kGramI][kGramJ] = {};
   for (index k = 0; k < depth; k += W) {
     vec<double> p[kGramI];

@@ -4,3 +4,4 @@
 #include "simd_kernels.inl"
 #include "simd_sketch.inl"
 #include "simd_stored.inl"
+#include "simd_transport.inl"

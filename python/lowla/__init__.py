@@ -15,6 +15,7 @@ from lowla._backend import (
 from lowla._config import register_threadpool, show_config
 from lowla._errors import ConvergenceWarning, CudaError
 from lowla._kron import kron_matmul, kron_solve, nearest_kron
+from lowla._logsumexp import logsumexp, softmax
 from lowla._lp import lp_regression
 from lowla._lstsq import lstsq
 from lowla._mfac import natural_gradient, obs_prune
@@ -36,8 +37,10 @@ from lowla._results import (
 )
 from lowla._rsvd import nystrom, reigh, rsvd
 from lowla._scores import leverage_scores, lewis_weights, sensitivity_sample
+from lowla._sinkhorn import sinkhorn, sinkhorn_divergence, sinkhorn_points
 from lowla._sketch import sketch, sketch_operator
 from lowla._streaming import StreamingSVD
+from lowla._transport import DivergenceResult, PointsTransportResult, TransportResult
 
 if TYPE_CHECKING:
     from lowla._kron_operator import Kronecker
@@ -50,6 +53,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ConvergenceWarning",
     "CudaError",
+    "DivergenceResult",
     "EighResult",
     "InverseFisher",
     "Kronecker",
@@ -57,11 +61,13 @@ __all__ = [
     "LstsqResult",
     "Monarch",
     "NearestKronResult",
+    "PointsTransportResult",
     "PruneResult",
     "RowSample",
     "SVDResult",
     "SketchOperator",
     "StreamingSVD",
+    "TransportResult",
     "__version__",
     "fftconv",
     "get_backend",
@@ -70,6 +76,7 @@ __all__ = [
     "kron_solve",
     "leverage_scores",
     "lewis_weights",
+    "logsumexp",
     "lp_regression",
     "lstsq",
     "monarch_dft",
@@ -86,8 +93,12 @@ __all__ = [
     "set_backend",
     "set_num_threads",
     "show_config",
+    "sinkhorn",
+    "sinkhorn_divergence",
+    "sinkhorn_points",
     "sketch",
     "sketch_operator",
+    "softmax",
     "use_backend",
 ]
 

@@ -63,6 +63,9 @@ ArrayLike: TypeAlias = "npt.ArrayLike | SupportsDLPack"
 MatrixLike: TypeAlias = "ArrayLike | SupportsToCsr | SupportsMatmat | SupportsMatvec"
 
 Dense: TypeAlias = Array
+Points: TypeAlias = "tuple[Dense, Dense, str]"
+"""X (m, d), Y (n, d) and the metric: the cost matrix (m, n) of a transport problem, not formed."""
+Cost: TypeAlias = "Dense | Points"
 Csr: TypeAlias = "tuple[npt.NDArray[np.integer], npt.NDArray[np.integer], Array, tuple[int, int]]"
 
 

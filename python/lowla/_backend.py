@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from lowla._arrays import Dense, Payload
+    from lowla._arrays import Cost, Dense, Payload, Points
     from lowla._results import Array
 
 BackendName: TypeAlias = Literal["native", "cuda", "numba"]
@@ -232,6 +232,31 @@ class Backend(Protocol):
     def monarch_dft(self, n: int, k: int, dtype: str) -> tuple[Array, Array]: ...
     def monarch_fft(self, x: Dense, n: int, inverse: bool) -> Array: ...
     def fftconv(self, u: Dense, k: Dense, mask: Dense | None) -> Array: ...
+    def sinkhorn(
+        self,
+        a: Array,
+        b: Array,
+        cost: Cost,
+        reg: float,
+        method: str,
+        tol: float,
+        max_iter: int,
+        warmup: int,
+        sparsity: float,
+        f0: Array | None,
+        g0: Array | None,
+        check_finite: bool,
+        monitor: Monitor | None,
+    ) -> tuple[Array, Array, Facts]: ...
+    def transport_plan(self, cost: Cost, f: Array, g: Array, reg: float) -> Array: ...
+    def transport_sparse(
+        self, cost: Cost, f: Array, g: Array, reg: float, threshold: float
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], Array]: ...
+    def transport_gradient(
+        self, cost: Points, f: Array, g: Array, reg: float
+    ) -> tuple[Array, Array]: ...
+    def logsumexp(self, X: Dense) -> Array: ...
+    def softmax(self, X: Dense) -> Array: ...
     def stream_pass(self, A: Payload, X: Array) -> tuple[Array, Array, float]: ...
     def stream_finish(
         self, Y: Array, Z: Array, norm2: float, k: int
@@ -388,9 +413,15 @@ HOST_ONLY = frozenset(
         "fisher_solve",
         "fisher_trace",
         "kron_solve_shifted",
+        "logsumexp",
         "lp_regression",
         "monarch_project",
         "natural_gradient",
+        "sinkhorn",
+        "softmax",
+        "transport_gradient",
+        "transport_plan",
+        "transport_sparse",
     }
 )
 

@@ -56,6 +56,13 @@ def nonnegative(name: str, value: object) -> float:
     return number
 
 
+def positive(name: str, value: object) -> float:
+    number = real(name, value)
+    if not 0 < number < float("inf"):
+        raise ValueError(f"{name} must be a finite number > 0, got {number:g}")
+    return number
+
+
 def n_iter(value: int | Literal["auto"]) -> int:
     if isinstance(value, str):
         if value != "auto":

@@ -293,6 +293,59 @@ class MonarchInfo:
 
 
 @dataclass(frozen=True, repr=False)
+class TransportInfo:
+    """What was asked of an optimal transport solver, and what was measured of its answer.
+
+    Attributes
+    ----------
+    reg, tol : what was asked
+    marginal_error : ||P 1 - a||_1 + ||Pᵀ 1 - b||_1 over sum(a), of the plan of the returned
+        potentials, measured in float64
+    sweeps : reads of the cost, each with one exponential an entry
+    newton_steps : Newton steps among them
+    cg_iterations : steps of conjugate gradients, on the sparse matrix
+    converged : whether marginal_error <= tol
+    method : "newton" or "sinkhorn"
+    fallback : whether Newton gained too little and Sinkhorn's steps took over
+    density : part of the plan's entries that the last matrix of Newton's method kept; 0 for none
+    backend : "native", "cuda" or "numba"
+    seconds : wall time of the call
+    """
+
+    reg: float
+    tol: float
+    marginal_error: float
+    sweeps: int
+    newton_steps: int
+    cg_iterations: int
+    converged: bool
+    method: str
+    fallback: bool
+    density: float
+    backend: str
+    seconds: float
+
+    def __repr__(self) -> str:
+        return "\n".join(["TransportInfo", *self._lines()])
+
+    def _lines(self) -> list[str]:
+        steps = f", {self.newton_steps} Newton steps, {self.cg_iterations} of conjugate gradients"
+        facts = {
+            "asked": f"reg = {self.reg:g}, tol = {self.tol:g}",
+            "marginal error": f"{self.marginal_error:.3g} (L1, both sides, measured)",
+            "converged": self.converged,
+            "method": self.method + (", then sinkhorn" if self.fallback else ""),
+            "work": f"{self.sweeps} sweeps" + (steps if self.newton_steps else ""),
+            "density": f"{self.density:.3g} of the plan in Newton's matrix",
+            "backend": self.backend,
+            "seconds": f"{self.seconds:.3g}",
+        }
+        if not self.newton_steps:
+            del facts["density"]
+        return [f"  {name:<15}{value}" for name, value in facts.items()]
+
+
+@dataclass(frozen=True, repr=False)
 class FisherInfo:
     """What an `InverseFisher` holds.
 

@@ -1,4 +1,4 @@
-"""The reference backend: NumPy and SciPy, with Numba for the loops of the random generators.
+"""The reference backend: NumPy and SciPy, with Numba for loops over entries.
 
 It has the functions of the compiled modules under the same names and parameters, and is written to
 be read. Importing it imports numba.
@@ -18,6 +18,7 @@ from .kron import (
     kron_solve_shifted,
     nearest_kron,
 )
+from .logsumexp import logsumexp, softmax
 from .lp import lp_regression
 from .lstsq import lstsq
 from .mfac import (
@@ -47,8 +48,10 @@ from .monarch import (
 from .philox import philox, random_normal, random_signs
 from .rsvd import rsvd, rsvd_stacked, stream_finish, stream_pass
 from .scores import leverage_scores, lewis_weights, row_scores, sample_rows
+from .sinkhorn import sinkhorn
 from .sketch import sketch_apply, sketch_entries, sketch_pattern
 from .threads import features, get_num_threads, set_num_threads
+from .transport import transport_gradient, transport_plan, transport_sparse
 
 __all__ = [
     "features",
@@ -77,6 +80,7 @@ __all__ = [
     "kron_solve_shifted",
     "leverage_scores",
     "lewis_weights",
+    "logsumexp",
     "lp_regression",
     "lstsq",
     "monarch_dft",
@@ -96,9 +100,14 @@ __all__ = [
     "rsvd_stacked",
     "sample_rows",
     "set_num_threads",
+    "sinkhorn",
     "sketch_apply",
     "sketch_entries",
     "sketch_pattern",
+    "softmax",
     "stream_finish",
     "stream_pass",
+    "transport_gradient",
+    "transport_plan",
+    "transport_sparse",
 ]

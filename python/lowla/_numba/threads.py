@@ -1,4 +1,4 @@
-"""Thread count and description of the reference backend, whose only threads are those of BLAS.
+"""Thread count and description of the reference backend: the threads of BLAS, and `in_threads`.
 
 The count is set through threadpoolctl where it is installed.
 """
@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numba
 import numpy as np
 import scipy
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 class _BlasThreads:
@@ -67,3 +72,15 @@ def features() -> dict[str, str | int | bool]:
         "threads": get_num_threads(),
         "threadpoolctl": _threads.available,
     }
+
+
+def in_threads(work: Callable[[S], T], items: Sequence[S]) -> list[T]:
+    """[work(item) for item in items], on so many threads at once; `work` releases the GIL."""
+    count = min(get_num_threads(), len(items))
+    if count < 2:
+        return [work(item) for item in items]
+    pool = ThreadPoolExecutor(count)
+    try:
+        return list(pool.map(work, items))
+    finally:
+        pool.shutdown(cancel_futures=True)  # at Ctrl-C what has not begun never does
