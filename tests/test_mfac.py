@@ -801,6 +801,16 @@ def test_layouts(backend, layout, dtype, block_size):
     assert np.linalg.norm(Finv @ X - expected @ X) <= 2 * bound
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_strided_vectors(backend, dtype):
+    """A column of a matrix is read where it lies."""
+    rng = np.random.default_rng(0)
+    Finv = lowla.InverseFisher(rng.standard_normal((5, 40)), 0.1)
+    X = rng.standard_normal((40, 3)).astype(dtype)
+    for x in (X[:, 1], X[::-1, 0]):
+        np.testing.assert_array_equal(Finv @ x, Finv @ x.copy())
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "uint16"])
 def test_memory_mapped_gradients_are_not_copied(functions, tmp_path, dtype):
     """Also not while they are read: the work space is a slab."""

@@ -32,6 +32,11 @@ TIGHT = 1e-12  # a marginal error that can be asked for up to max|C| / reg of ab
 layouts = [name for name in LAYOUTS if name != "broadcast_row"]
 
 
+def thorough(backend):
+    """The reference solves fewer problems of a large set where the compiled backend solves them."""
+    return backend == "native" or _backend.why_not("native") is not None
+
+
 def uniform(n):
     return np.full(n, 1.0 / n)
 
@@ -300,6 +305,8 @@ def random_instances(seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_no_failures_on_random_instances(backend, seed, relative):
     """276 problems in all; a plain iteration of as many sweeps fails for most."""
+    if seed and not thorough(backend):
+        pytest.skip("the compiled backend runs the same iteration on them")
     failures = []
     for kind, a, b, C in random_instances(seed):
         reg = relative * C[np.isfinite(C)].max()
@@ -329,7 +336,7 @@ def test_weights_of_many_magnitudes(backend, relative):
     exchange mass, one or more of these problems fails.
     """
     failures = []
-    for seed in range(30):
+    for seed in range(0, 30, 1 if thorough(backend) else 6):
         rng = np.random.default_rng(seed)
         m, n = rng.integers(40, 151, 2)
         C = rng.random((m, n))
@@ -443,7 +450,7 @@ def test_infeasible_patterns_are_not_claimed_solved(backend, method):
     """Two rows of mass 0.8 that reach one column of mass 0.5: at least 0.6 of L1 error (Hall)."""
     C = np.array([[1.0, np.inf, np.inf], [2.0, np.inf, np.inf], [1.0, 1.0, 3.0]])
     with pytest.warns(lowla.ConvergenceWarning):
-        r = lowla.sinkhorn([0.4, 0.4, 0.2], [0.5, 0.25, 0.25], C, 0.1, method=method)
+        r = lowla.sinkhorn([0.4, 0.4, 0.2], [0.5, 0.25, 0.25], C, 0.1, method=method, max_iter=500)
     assert not r.info.converged
     assert r.info.marginal_error >= 0.6 - tol(float, 10)
     assert np.isfinite(np.concatenate(r)).all()

@@ -1,30 +1,10 @@
 // Bindings of the inverse-Fisher-vector products.
-#include "python.hpp"
-
-#include "lowla/mfac.hpp"
+#include "mfac_request.hpp"
 
 #include <cstring>
 
 namespace lowla::bindings {
 namespace {
-
-using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
-using Indices = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>;
-
-Stored stored_type(const py::dtype &dtype) {
-  switch (dtype.char_()) {
-  case 'f':
-    return Stored::kFloat;
-  case 'd':
-    return Stored::kDouble;
-  case 'e':
-    return Stored::kFloat16;
-  case 'H':
-    return Stored::kBFloat16;
-  default:
-    throw py::type_error("gradients must be float16, bfloat16 (as uint16), float32 or float64");
-  }
-}
 
 index stride_of(const py::array &A, int axis) {
   if (A.shape(axis) <= 1)
@@ -63,17 +43,10 @@ struct Held {
   }
 };
 
-bool is_double(const py::array &X) {
-  const char kind = X.dtype().char_();
-  if (kind != 'f' && kind != 'd')
-    throw py::type_error("vectors must be float32 or float64");
-  return kind == 'd';
-}
-
 Vectors vectors_of(const py::array &X, index rows) {
   if (X.ndim() != 2 || X.shape(0) != rows)
     throw ValueError("X must have " + std::to_string(rows) + " rows");
-  return {X.data(), is_double(X), X.shape(0), X.shape(1), stride_of(X, 0), stride_of(X, 1)};
+  return {X.data(), is_double(X.dtype()), X.shape(0), X.shape(1), stride_of(X, 0), stride_of(X, 1)};
 }
 
 /// A new array of the shape of X, in its order, and where to write.
@@ -86,7 +59,8 @@ std::pair<py::array, MutableVectors> like(const Vectors &X, const std::string &d
                                                : std::vector<py::ssize_t>{item * X.cols, item};
   py::array out(type, std::vector<py::ssize_t>{X.rows, X.cols}, strides);
   return {out,
-          {out.mutable_data(), is_double(out), by_columns ? 1 : X.cols, by_columns ? X.rows : 1}};
+          {out.mutable_data(), is_double(out.dtype()), by_columns ? 1 : X.cols,
+           by_columns ? X.rows : 1}};
 }
 
 /// The factors of `blocks` blocks of order s.
@@ -189,12 +163,6 @@ py::array diagonal(const py::sequence &shards, const py::array_t<double> &L, ind
   return vector_of<double>(found);
 }
 
-void check_below(const Indices &indices, index n, const char *name) {
-  for (py::ssize_t t = 0; t < indices.size(); ++t)
-    if (indices.data()[t] < 0 || indices.data()[t] >= n)
-      throw ValueError(std::string(name) + " must be in 0.." + std::to_string(n - 1));
-}
-
 py::array columns(const py::sequence &shards, const py::array_t<double> &L, index head,
                   index block_size, const Indices &indices) {
   const Held held(shards, block_size);
@@ -270,11 +238,7 @@ py::dict push(const py::sequence &shards, py::array_t<double> K, py::array_t<dou
     return fisher_push(views, capacity, newest, block_size, K_out, L_out, head, count, damp,
                        refactor);
   });
-  py::dict out;
-  out["head"] = now.head;
-  out["count"] = now.count;
-  out["refactored"] = now.refactored;
-  return out;
+  return to_dict(now);
 }
 
 /// Matrix `item` of a stack (..., rows, columns).
@@ -286,7 +250,7 @@ Vectors item_of(const py::array &stack, index item) {
     item /= stack.shape(axis);
   }
   return {data,
-          is_double(stack),
+          is_double(stack.dtype()),
           stack.shape(ndim - 2),
           stack.shape(ndim - 1),
           stride_of(stack, static_cast<int>(ndim) - 2),
@@ -310,7 +274,7 @@ py::array natural(const py::array &G, const py::array &U, const py::array &S, do
   const index d = G.shape(ndim - 2), r = G.shape(ndim - 1), s = U.shape(ndim - 1);
   py::array Y(G.dtype(), std::vector<py::ssize_t>(G.shape(), G.shape() + ndim));
   auto *out = static_cast<char *>(Y.mutable_data());
-  const bool wide = is_double(G);
+  const bool wide = is_double(G.dtype());
   without_gil([&] {
     for (index i = 0; i < items; ++i)
       natural_gradient(item_of(G, i), item_of(U, i), scale.data() + i * s, damp,

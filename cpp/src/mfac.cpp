@@ -143,9 +143,9 @@ void narrow(const double *x, index n, double *out) { std::copy_n(x, n, out); }
 void load_vectors(const Vectors &X, index first, index n, index c, index cols, index width,
                   double *out) {
   const auto copy = [&](const auto *x) {
-    if (X.cs == 1 || (cols == 1 && width == 1 && X.rs == 1)) {
-      const bool whole = width == 1 || (X.rs == width && cols == width);
-      const auto *start = x + first * X.rs + c * X.cs;
+    const auto *start = x + first * X.rs + c * X.cs;
+    const bool whole = X.rs == width && cols == width && (X.cs == 1 || width == 1);
+    if (whole || (X.cs == 1 && width > 1)) {
       kernels_of(x).widen(start, X.rs, whole ? 1 : n, whole ? n * width : cols, out, width,
                           nullptr);
       for (index i = 0; cols < width && i < n; ++i)

@@ -170,6 +170,8 @@ inline void exponentiate(double *x, index n) {
 constexpr index kExponentBlock = 1024;
 /// Exponents below it do not change a sum that has an entry of exponent 0.
 constexpr double kLeastExponent = -700.0;
+/// Below it exponentials are not normal numbers.
+constexpr double kLeastNormal = -708.396;
 
 template <class S> void add_exponents(const S *x, index n, double &top, double &total) {
   constexpr index W = kLanes<double>;
@@ -220,13 +222,13 @@ template <class S> void scaled_exponents(const S *x, index n, double top, double
   constexpr index W = kLanes<double>;
   index j = 0;
   for (; j + W <= n; j += W) {
-    const vec<double> e = scale * masked_exp(as_doubles(x + j) - top, kLeastExponent);
+    const vec<double> e = scale * masked_exp(as_doubles(x + j) - top, kLeastNormal);
     *reinterpret_cast<typename Narrow<S>::type *>(out + j) =
         __builtin_convertvector(e, typename Narrow<S>::type);
   }
   if (j < n) {
     const vec<double> e =
-        scale * masked_exp(some_of(x + j, n - j, -__builtin_inf()) - top, kLeastExponent);
+        scale * masked_exp(some_of(x + j, n - j, -__builtin_inf()) - top, kLeastNormal);
     for (index i = 0; j + i < n; ++i)
       out[j + i] = static_cast<S>(e[i]);
   }

@@ -227,6 +227,37 @@ class Stored:
     def shape(self) -> tuple[int, ...]:
         return self.payload.shape
 
+    def for_backend(self, name: BackendName) -> Stored:
+        """This array where the backend of that name computes."""
+        device: Device = "cuda" if name == "cuda" else "host"
+        if device == self.device:
+            return self
+        cupy, wrap, restore = _cupy(), self.wrap, self.restore
+        return replace(
+            self,
+            payload=cupy.asarray(self.payload),
+            device=device,
+            wrap=lambda result: wrap(cupy.asnumpy(result)),
+            restore=lambda held: restore(cupy.asnumpy(held)),
+        )
+
+    def current_device(self) -> AbstractContextManager[object]:
+        """Makes the GPU that holds the data the current one."""
+        if self.device == "host":
+            return nullcontext()
+        return cast("AbstractContextManager[object]", cast(Any, self.payload).device)
+
+    def place(self, a: Any) -> Any:
+        """An array in main memory, where this one is."""
+        with self.current_device():
+            return placed(a, self.device)
+
+    def zeros(self, *shape: int) -> npt.NDArray[Any]:
+        """Zeros like the entries of this array, and where it is."""
+        xp = np if self.device == "host" else _cupy()
+        with self.current_device():
+            return cast("npt.NDArray[Any]", xp.zeros(shape, self.payload.dtype))
+
 
 def stored(A: ArrayLike, name: str) -> Stored:
     """Take in a dense real array whose entries only need to be read: float16 and bfloat16 stay.
@@ -335,7 +366,7 @@ def bfloat16_to_float32(bits: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 def float32_to_bfloat16(a: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
     """The bits of the nearest bfloat16 numbers, ties to even; `a` is first rounded to float32."""
-    bits = np.ascontiguousarray(a, np.float32).view(np.uint32)
+    bits = a.astype(np.float32, order="C", copy=False).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
@@ -584,6 +615,11 @@ class _HostOperatorOnGpu:
 def to_host(a: Any) -> Array:
     """A backend's result in main memory."""
     return cast(Array, a.get() if hasattr(a, "get") else a)
+
+
+def placed(a: Any, device: Device) -> Any:
+    """An array in main memory, on `device`."""
+    return a if device == "host" else _cupy().asarray(a)
 
 
 def transposed(M: Matrix) -> Matrix:

@@ -399,24 +399,10 @@ NUMBA_ONLY = frozenset(
 )
 HOST_ONLY = frozenset(
     {
-        "fisher_coefficients",
-        "fisher_columns",
-        "fisher_combine",
-        "fisher_cross",
-        "fisher_diagonal",
-        "fisher_dots",
-        "fisher_factor",
-        "fisher_gram",
-        "fisher_inner",
-        "fisher_multiply",
-        "fisher_push",
-        "fisher_solve",
-        "fisher_trace",
         "kron_solve_shifted",
         "logsumexp",
         "lp_regression",
         "monarch_project",
-        "natural_gradient",
         "sinkhorn",
         "softmax",
         "transport_gradient",
@@ -432,6 +418,14 @@ def select_for(function: str, device: Device) -> tuple[BackendName, Backend]:
     if lacks(name, function) and not hasattr(backend, function):
         return numba_instead_of(name, function)
     return name, backend
+
+
+def select_held(function: str, device: Device) -> tuple[BackendName, Backend]:
+    """The backend for what an object holds on `device`: asking for cuda does not move it."""
+    if device == "host" and _asked() == "cuda":
+        host: BackendName = "native" if why_not("native") is None else "numba"
+        return host, load(host)
+    return select_for(function, device)
 
 
 def lacks(name: BackendName, function: str) -> bool:

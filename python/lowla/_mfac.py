@@ -114,9 +114,11 @@ def obs_prune(
     number = _checks.count("steps", steps, least=1)
     if check_finite:
         _arrays.require_finite(W, "w")
-    if W.device != "host":
-        raise TypeError("the gradients of Finv and w must both be in main memory")
-    old = W.dense.astype(np.float64).reshape(-1)
+    if W.device != Finv._home:
+        raise TypeError(
+            "the gradients of Finv and w must both be in main memory or both on the GPU"
+        )
+    old = _arrays.to_host(W.dense).astype(np.float64).reshape(-1)
     new, kept, loss = _pruned(old, Finv, count, number)
     info = PruneInfo(
         n_prune=count,
@@ -127,17 +129,24 @@ def obs_prune(
     )
     with np.errstate(over="ignore"):
         found = new.astype(W.dtype).reshape(W.shape)
-    return PruneResult((W.wrap(found), W.wrap(cast("Array", kept.reshape(W.shape))), loss), info)
+    mask = cast("Array", kept.reshape(W.shape))
+    return PruneResult((_back(W, found), _back(W, mask), loss), info)
+
+
+def _back(W: Matrix, found: Array) -> Array:
+    """An array in main memory as the caller's kind, where W is."""
+    with W.current_device():
+        return W.wrap(_arrays.placed(found, W.device))
 
 
 def _pruned(
     w: npt.NDArray[np.float64], Finv: InverseFisher, count: int, steps: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], float]:
-    """New weights, which are kept, and ½ δᵀFδ."""
+    """New weights, which are kept, and ½ δᵀFδ, all in main memory."""
     kept, L, new = np.ones(len(w), np.bool_), Finv._L, w
     steps = min(steps, count)
     for total in (count * step // steps for step in range(1, steps + 1)):
-        diagonal = Finv._diagonal(L, "float64")
+        diagonal = _arrays.to_host(Finv._diagonal(L, "float64"))
         # |w_i| / sqrt([F⁻¹]_ii): the order of the saliencies, which could overflow.
         salience = np.abs(new[kept]) / np.sqrt(diagonal[kept])
         least = np.argsort(salience, kind="stable")[: total - int((~kept).sum())]
@@ -145,7 +154,7 @@ def _pruned(
         L = Finv._masked_factor(kept)
         # From the old weights each time: the model is quadratic, the steps only choose Q.
         right = np.where(kept, Finv._multiply(np.where(kept, 0.0, w)), 0.0)
-        change = Finv._solve(L, right[:, None], "float64")[:, 0]
+        change = Finv._solve_host(L, right)
         new = np.where(kept, w + change, 0.0)
     delta = new - w
     with np.errstate(over="ignore"):
@@ -180,8 +189,6 @@ def natural_gradient(G: ArrayLike, U: ArrayLike, S: ArrayLike, damp: float) -> A
         If an array is not numeric, not real or not dense, or some are on the GPU and others not.
     numpy.linalg.LinAlgError
         If `damp` is below the rounding of diag(S) UᵀU diag(S), or that overflows.
-    NotImplementedError
-        If the arrays are on the GPU.
 
     Notes
     -----
@@ -217,11 +224,13 @@ def natural_gradient(G: ArrayLike, U: ArrayLike, S: ArrayLike, damp: float) -> A
         )
     for M, name in ((right, "G"), (left, "U"), (scale, "S")):
         _arrays.require_finite(M, name)
-    _, backend = _backend.select_for("natural_gradient", right.device)
+    name, backend = _backend.select_for("natural_gradient", right.device)
     if 0 in right.shape:
         return right.empty(*right.shape)
-    found = backend.natural_gradient(right.dense, left.dense, scale.dense, number)
-    return right.wrap(found)
+    right, left, scale = (M.for_backend(name) for M in (right, left, scale))
+    with right.current_device():
+        found = backend.natural_gradient(right.dense, left.dense, scale.dense, number)
+        return right.wrap(found)
 
 
 def checked_damp(damp: object) -> float:

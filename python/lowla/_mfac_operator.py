@@ -3,13 +3,16 @@
 What a caller may pass is checked, the gradients and the small matrices are held, and the functions
 of a backend do the work (`_numba/mfac.py` has the algorithm). A window of gradients is a ring of
 rows: it is dual as long as no more rows are held than a block has columns, then primal.
+
+Where the gradients are on the GPU, L, columns of L⁻¹G and what has the size of vectors are there
+too; K, which is factored and summed over workers, indices and masks are in main memory.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -86,8 +89,6 @@ class InverseFisher(Applied):
         If `grads` is not numeric, not real or not dense, or an argument has the wrong type.
     numpy.linalg.LinAlgError
         If the Gram matrix overflows, or `damp` is below its rounding.
-    NotImplementedError
-        If the gradients are on the GPU.
 
     Notes
     -----
@@ -139,21 +140,26 @@ class InverseFisher(Applied):
         self._made_by, _ = _backend.select_for("fisher_gram", shards[0].device)
         self._hold(shards, damp, block_size, window, reduce)
         m = shards[0].shape[0]
-        if window is None:
-            if m == 0:
-                raise ValueError("grads must have at least one row, or pass window=")
-            rows, count = [S.payload for S in shards], m
+        if window is None and m == 0:
+            raise ValueError("grads must have at least one row, or pass window=")
+        with self._here():
+            self._set_up(m, progress=progress, check_finite=check_finite)
+        self._seconds = time.perf_counter() - start
+
+    def _set_up(self, m: int, *, progress: bool, check_finite: bool) -> None:
+        """The rows held, K and L."""
+        count = m if self.window is None else min(m, self._window)
+        if self.window is None:
+            rows = [S.payload for S in self._shards]
         else:
-            count = min(m, self._window)
-            rows = [_ring(S, self._window) for S in shards]
+            rows = [_ring(S, self._window) for S in self._shards]
         K = self._gram([a[:count] for a in rows], progress=progress)
         if check_finite and not np.isfinite(K).all():
-            self._explain(shards)
+            self._explain()
         L = self._factor(K, count, 0)
         self._state = _State(rows, count, 0, None, L)
-        if window is not None:
+        if self.window is not None:
             self._state.K, self._state.L = self._with_room(K, count), self._with_room(L, count)
-        self._seconds = time.perf_counter() - start
 
     def _hold(
         self,
@@ -176,7 +182,8 @@ class InverseFisher(Applied):
         if reduce is not None and block_size is not None:
             raise ValueError("reduce is for the full matrix: block_size must be None")
         self._reduce = cast("Reduce | None", reduce)
-        self._shards = shards
+        self._home = shards[0].device
+        self._shards = [S.for_backend(self._made_by) for S in shards]
         # Fewer columns than gradients: one primal block of all columns.
         primal = window is None and reduce is None and d < shards[0].shape[0]
         self._block = self._asked_block or (d if primal else 0)
@@ -205,16 +212,20 @@ class InverseFisher(Applied):
         if self.window is None:
             held = [S.original for S in self._shards]
         else:
-            s = self._state
-            order = (s.head + np.arange(s.count)) % max(s.count, 1)
-            held = [S.restore(a[order]) for S, a in zip(self._shards, s.rows, strict=True)]
+            held = [S.restore(a) for S, a in zip(self._shards, self._by_age(), strict=True)]
         return held[0] if len(held) == 1 else held
+
+    def _by_age(self) -> list[npt.NDArray[Any]]:
+        """Copies of the gradients held, the oldest first."""
+        s = self._state
+        with self._here():
+            return [np.concatenate([a[s.head : s.count], a[: s.head]]) for a in s.rows]
 
     @property
     def info(self) -> FisherInfo:
         """What is held, how, and how well it is conditioned."""
         d = self.shape[0]
-        pivots = np.diagonal(self._L, axis1=1, axis2=2)
+        pivots = _arrays.to_host(np.diagonal(self._L, axis1=1, axis2=2))
         used = pivots.reshape(-1)[:d] if self._primal else pivots
         ratio = float((used.max() / used.min()) ** 2) if used.size else 1.0
         return FisherInfo(
@@ -250,20 +261,23 @@ class InverseFisher(Applied):
     @property
     def _L(self) -> npt.NDArray[np.float64]:
         L, m = self._state.L, self._state.count
-        return L if self._primal else np.ascontiguousarray(L[:, :m, :m])
+        return L if self._primal else L[:, :m, :m]
 
     # Products
 
     def _apply(self, M: Matrix) -> Array:
         if M.dtype.kind == "c":
             raise TypeError(f"the right factor must be real, got {M.dtype}")
-        if M.device != self._shards[0].device:
-            raise TypeError("grads and the right factor must both be in main memory")
-        X = _arrays.densified(M).dense
-        dtype = np.result_type(self.dtype, M.dtype).name
-        if X.shape[1] == 0:
-            return M.wrap(np.zeros(X.shape, dtype))
-        return M.wrap(self._solve(self._L, X, dtype))
+        if M.device != self._home:
+            raise TypeError(
+                "grads and the right factor must both be in main memory or both on the GPU"
+            )
+        M = _arrays.densified(M).on(self._shards[0].device)
+        dtype = np.result_type(self.dtype, M.dtype)
+        with M.current_device():
+            if M.shape[1] == 0:
+                return M.wrap(M.scratch(*M.shape).astype(dtype))
+            return M.wrap(self._solve(self._L, M.dense, dtype.name))
 
     def _solve(self, L: npt.NDArray[np.float64], X: Array, dtype: str) -> Array:
         backend, head = self._backend("fisher_solve"), self._state.head
@@ -274,12 +288,19 @@ class InverseFisher(Applied):
         scale = 1 / self.damp
         return backend.fisher_combine(self._rows, C, X, scale, -scale, dtype)
 
+    def _solve_host(
+        self, L: npt.NDArray[np.float64], x: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float64]:
+        """F⁻¹x in float64, x (d,), both in main memory."""
+        found = self._solve(L, self._shards[0].place(x[:, None]), "float64")
+        return cast("npt.NDArray[np.float64]", _arrays.to_host(found)[:, 0])
+
     def _multiply(self, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """F x in float64, x (d,)."""
+        """F x in float64, x (d,), both in main memory."""
         backend = self._backend("fisher_multiply")
-        column = x[:, None]
+        column = self._shards[0].place(x[:, None])
         found = backend.fisher_multiply(self._rows, self._block, self.damp, column, "float64")
-        return cast("npt.NDArray[np.float64]", found[:, 0])
+        return cast("npt.NDArray[np.float64]", _arrays.to_host(found)[:, 0])
 
     def _masked_factor(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         """L of the Fisher matrix whose columns without a mark are zero but for damp."""
@@ -330,15 +351,18 @@ class InverseFisher(Applied):
         """
         i, j = np.broadcast_arrays(self._indices("i", i), self._indices("j", j))
         shape, i, j = i.shape, i.ravel(), j.ravel()
+        with self._here():
+            found = self._entries(self._inner(i, j), i, j).reshape(shape)
+            return self._wrap(found) if shape else float(_arrays.to_host(found))
+
+    def _inner(self, i: _Indices, j: _Indices) -> npt.NDArray[np.float64]:
+        """Inner products of columns of L⁻¹G."""
         backend = self._backend("fisher_inner")
-        if self._kept is None:
-            needed, places = np.unique(np.concatenate([i, j]), return_inverse=True)
-            W = self._columns(needed)
-            inner = backend.fisher_inner(W, places[: len(i)], places[len(i) :])
-        else:
-            inner = backend.fisher_inner(self._kept, i, j)
-        found = self._entries(inner, i, j).reshape(shape)
-        return self._wrap(found) if shape else float(found)
+        if self._kept is not None:
+            return backend.fisher_inner(self._kept, i, j)
+        needed, places = np.unique(np.concatenate([i, j]), return_inverse=True)
+        W = self._columns(needed)
+        return backend.fisher_inner(W, places[: len(i)], places[len(i) :])
 
     def block(self, rows: npt.ArrayLike, cols: npt.ArrayLike) -> Array:
         """The entries of F⁻¹ in some rows and columns, (len(rows), len(cols)).
@@ -365,9 +389,10 @@ class InverseFisher(Applied):
         for name, index in (("rows", i), ("cols", j)):
             if index.ndim != 1:
                 raise ValueError(f"{name} must have 1 dimension, got shape {index.shape}")
-        V, W = self._columns(i), self._columns(j)
-        cross = self._backend("fisher_cross").fisher_cross(V, W)
-        return self._wrap(self._entries(cross, i[:, None], j))
+        with self._here():
+            V, W = self._columns(i), self._columns(j)
+            cross = self._backend("fisher_cross").fisher_cross(V, W)
+            return self._wrap(self._entries(cross, i[:, None], j))
 
     def keep_columns(self) -> None:
         """Keep L⁻¹G, 8·m·d bytes, for `element` and `block`; until the next `push`."""
@@ -375,12 +400,14 @@ class InverseFisher(Applied):
 
     def _columns(self, indices: _Indices) -> npt.NDArray[np.float64]:
         if self._kept is not None:
-            return self._kept[indices]
+            kept: npt.NDArray[np.float64] = self._kept[self._shards[0].place(indices)]
+            return kept
         backend, head = self._backend("fisher_columns"), self._state.head
         return backend.fisher_columns(self._rows, self._L, head, self._block, indices)
 
     def _entries(self, inner: npt.NDArray[np.float64], i: _Indices, j: _Indices) -> Array:
         """Entries of F⁻¹ from the inner products of columns of L⁻¹G (primal: of L⁻¹)."""
+        i, j = self._shards[0].place(i), self._shards[0].place(j)
         found = self._state.count * inner if self._primal else ((i == j) - inner) / self.damp
         if self._block:
             found = np.where(i // self._block == j // self._block, found, 0.0)
@@ -448,9 +475,10 @@ class InverseFisher(Applied):
         """
         if self.window is None:
             raise ValueError("push needs a window of gradients: pass window= to InverseFisher")
-        row = self._take_gradient(g)
         renew = (self._pushes + 1) % (_REFACTOR_EVERY * self._window) == 0
-        refactored = self._push_reduced(row) if self._reduce else self._push(row, renew)
+        with self._here():
+            row = self._take_gradient(g)
+            refactored = self._push_reduced(row) if self._reduce else self._push(row, renew)
         self._kept = None
         self._pushes += 1
         self._refactorisations += refactored
@@ -463,7 +491,7 @@ class InverseFisher(Applied):
             if s.count < self._block:
                 rows = [a[: self._block] for a in rows]  # still dual
             elif s.count == self._block:
-                K, L = (np.zeros((len(K), self._block, self._block)) for _ in range(2))
+                K, L = (np.zeros_like(A, shape=(len(K), self._block, self._block)) for A in (K, L))
                 renew = True
         facts = self._backend("fisher_push").fisher_push(
             rows, K, L, s.head, s.count, self._block, self.damp, row, renew
@@ -489,7 +517,7 @@ class InverseFisher(Applied):
             K[0, slot, :m] = K[0, :m, slot] = self._reduced(backend.fisher_dots(rows, g))[:, 0]
             if not np.isfinite(K).all():
                 raise np.linalg.LinAlgError("the Gram matrix of the gradients overflows")
-            L = self._with_room(backend.fisher_factor(K[:, :m, :m], m * self.damp, head), m)
+            L = self._with_room(self._factor(K[:, :m, :m], m, head), m)
         except BaseException:
             for a, part in zip(s.rows, before, strict=True):
                 a[slot] = part
@@ -498,7 +526,9 @@ class InverseFisher(Applied):
         return True
 
     def _zeros(self) -> npt.NDArray[np.float64]:
-        return np.zeros((self.shape[0], 1))
+        """A vector as one column."""
+        zeros = self._shards[0].place(np.zeros((self.shape[0], 1)))
+        return cast("npt.NDArray[np.float64]", zeros)
 
     def _take_gradient(self, g: ArrayLike | Sequence[ArrayLike]) -> list[npt.NDArray[Any]]:
         """g in the dtypes of the shards, one row each."""
@@ -507,15 +537,18 @@ class InverseFisher(Applied):
         if any(len(S.shape) != 1 for S in parts) or sum(S.shape[0] for S in parts) != d:
             shapes = ", ".join(str(S.shape) for S in parts)
             raise ValueError(f"g must have shape ({d},), got {shapes}")
-        if any(S.device != "host" for S in parts):
-            raise TypeError("grads and g must both be in main memory")
+        if any(S.device != self._home for S in parts):
+            raise TypeError("grads and g must both be in main memory or both on the GPU")
         for S in parts:
             if not _arrays.stored_is_finite(S):
                 raise ValueError("g contains NaN or Inf")
+        parts = [S.for_backend(self._made_by) for S in parts]
         if len(parts) == 1:
-            cuts = np.cumsum(widths)[:-1]
-            pieces = np.split(parts[0].payload, cuts)
-            parts = [_arrays.with_payload(parts[0], piece) for piece in pieces]
+            ends, whole = np.cumsum(widths).tolist(), parts[0]
+            parts = [
+                _arrays.with_payload(whole, whole.payload[end - width : end])
+                for end, width in zip(ends, widths, strict=True)
+            ]
         if [S.shape[0] for S in parts] != widths:
             raise ValueError(
                 f"g must have the shards' widths {widths}, got {[S.shape[0] for S in parts]}"
@@ -532,7 +565,7 @@ class InverseFisher(Applied):
         dict
             `damp`, `block_size` and `window` (0 for None), `head`, `count`, `pushes`,
             `refactorisations`, `K`, `L`, and the gradients `grads_0`, `grads_1`, ... of the
-            shards, bfloat16 as its bits in uint16. Of a window these are copies.
+            shards, bfloat16 as its bits in uint16. Of a window, and from the GPU, these are copies.
         """
         s = self._state
         state: dict[str, npt.NDArray[Any] | int | float] = {
@@ -544,10 +577,10 @@ class InverseFisher(Applied):
             "pushes": self._pushes,
             "refactorisations": self._refactorisations,
             "K": np.zeros((0, 0, 0)) if s.K is None else s.K.copy(),
-            "L": s.L.copy(),
+            "L": _arrays.to_host(s.L.copy()),
         }
         for i, a in enumerate(s.rows):
-            state[f"grads_{i}"] = a if self.window is None else a.copy()
+            state[f"grads_{i}"] = _arrays.to_host(a if self.window is None else a.copy())
         return state
 
     @classmethod
@@ -579,13 +612,13 @@ class InverseFisher(Applied):
         self._made_by, _ = _backend.select_for("fisher_solve", "host")
         window, block_size = taken.number("window") or None, taken.number("block_size") or None
         self._hold(taken.shards, float(taken.get("damp")), block_size, window, reduce)
-        copied = np.array if window else np.asarray
+        rows = [S.payload for S in self._shards]
         self._state = _State(
-            rows=[copied(S.payload) for S in taken.shards],
+            rows=[a.copy() for a in rows] if window else rows,
             count=taken.number("count"),
             head=taken.number("head"),
             K=np.array(taken.get("K")) if window else None,
-            L=np.array(taken.get("L")),
+            L=self._shards[0].place(np.array(taken.get("L"))),
         )
         blocks = -(-self.shape[0] // self._block) if self._block else 1
         taken.check(self._state, (blocks, self._order(), self._order()), window)
@@ -629,11 +662,12 @@ class InverseFisher(Applied):
     def _factor(self, K: npt.NDArray[np.float64], m: int, head: int) -> npt.NDArray[np.float64]:
         primal = 0 < self._block < m
         backend = self._backend("fisher_factor")
-        return backend.fisher_factor(K, m * self.damp, 0 if primal else head)
+        with self._here():
+            return backend.fisher_factor(K, m * self.damp, 0 if primal else head)
 
-    def _explain(self, shards: list[Stored]) -> None:
+    def _explain(self) -> None:
         """Why K is not finite."""
-        for S in shards:
+        for S in self._shards:
             if not _arrays.stored_is_finite(S):
                 raise ValueError("grads contains NaN or Inf")
         raise np.linalg.LinAlgError("the Gram matrix of the gradients overflows")
@@ -649,7 +683,7 @@ class InverseFisher(Applied):
     def _with_room(self, A: npt.NDArray[np.float64], m: int) -> npt.NDArray[np.float64]:
         """K or L with the rows that the window does not hold yet, as zeros."""
         n = self._block if 0 < self._block < self._window else self._window
-        wide = np.zeros((len(A), n, n))
+        wide = np.zeros_like(A, shape=(len(A), n, n))
         wide[:, : A.shape[1], : A.shape[2]] = A
         return wide
 
@@ -659,8 +693,12 @@ class InverseFisher(Applied):
             raise ValueError(f"reduce must return the shape {a.shape} it got, got {found.shape}")
         return found
 
+    def _here(self) -> AbstractContextManager[object]:
+        """Makes the GPU that holds the gradients the current one."""
+        return self._shards[0].current_device()
+
     def _backend(self, function: str) -> _backend.Backend:
-        return _backend.select_for(function, self._shards[0].device)[1]
+        return _backend.select_held(function, self._shards[0].device)[1]
 
     def _wrap(self, result: Array) -> Array:
         return self._shards[0].wrap(result)
@@ -741,7 +779,7 @@ def _take_shards(grads: object) -> list[Stored]:
 
 def _ring(S: Stored, window: int) -> npt.NDArray[Any]:
     """Room for `window` rows, the last ones of S in its first rows."""
-    ring = np.zeros((window, S.shape[1]), S.payload.dtype)
+    ring = S.zeros(window, S.shape[1])
     last = S.payload[-window:]
     ring[: len(last)] = last
     return ring
