@@ -1,4 +1,4 @@
-"""logsumexp and softmax: one and two reads, no pass for the maximum."""
+"""logsumexp and softmax: one and two reads of memory."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def logsumexp(X: ArrayLike, axis: int | None = None) -> Array:
     **Guarantee.** Infinities and NaN as in `scipy.special.logsumexp`. Sums are taken in double
     precision; with n terms the error is at most (n + 10) u in the result, beside its rounding.
 
-    **Cost.** One read of X: exp(x) = m 2^k is kept as the pair (m, k), so that no maximum is needed
-    beforehand [1]_. Memory: the result and a block of rows.
+    **Cost.** One read of X, without one for the maximum beforehand [1]_. Memory: the result and a
+    block of rows.
 
     References
     ----------
