@@ -801,6 +801,16 @@ def test_layouts(backend, layout, dtype, block_size):
     assert np.linalg.norm(Finv @ X - expected @ X) <= 2 * bound
 
 
+def test_columns_in_any_order(functions):
+    """Also some twice: the first and the last do not tell whether they follow one another."""
+    G = np.random.default_rng(0).standard_normal((3, 9))
+    _, L = factored(functions, [G], 0, 0.1)
+    every = functions.fisher_columns([G], L, 0, 0, np.arange(9))
+    for indices in ([0, 0, 2], [2, 3, 4], [4, 3, 2], [5, 7, 7, 8], [8]):
+        found = functions.fisher_columns([G], L, 0, 0, np.array(indices))
+        np.testing.assert_allclose(found, every[indices], rtol=tol("f8", 3))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_strided_vectors(backend, dtype):
     """A column of a matrix is read where it lies."""

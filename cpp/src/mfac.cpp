@@ -1079,8 +1079,10 @@ void fisher_columns(const Gradients &G, const Factors &L, index head, const std:
     parallel_for((end - begin + width - 1) / width, [&](index chunk) {
       const index first = begin + chunk * width, count = std::min(width, end - first);
       double *tile = scratch<double>(s * width, kPanelSlot);
-      if (indices[first + count - 1] - indices[first] == count - 1 &&
-          std::is_sorted(indices + first, indices + first + count))
+      bool follow = true;
+      for (index t = 1; t < count; ++t)
+        follow = follow && indices[first + t] == indices[first] + t;
+      if (follow)
         columns.load(indices[first], count, tile, width);
       else
         columns.load(indices + first, count, tile, width);
