@@ -23,7 +23,7 @@ from benchmarks.session import Row, Session
 
 _TOL = 1e-9
 _SWEEPS = 40
-_POT_STEPS, _OTT_STEPS, _REGOT_STEPS = 300, 3000, 400
+_POT_STEPS, _OTT_STEPS, _REGOT_STEPS = 100, 1500, 400
 
 
 def _image(digit: int) -> np.ndarray:
@@ -94,7 +94,7 @@ def pot(name: str) -> tuple[float, float]:
     return time.perf_counter() - start, marginal_error(P, a, b)
 
 
-_PEERS = {"regot": ("RegOT ssns", regot, 3), "ott": ("OTT-JAX", ott, 1), "ot": ("POT log", pot, 1)}
+_PEERS = {"regot": ("RegOT ssns", regot, 2), "ott": ("OTT-JAX", ott, 1), "ot": ("POT log", pot, 1)}
 
 
 def _peer(child: ChildProcess, title: str, name: str, most: int) -> Party:

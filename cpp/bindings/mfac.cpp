@@ -275,10 +275,16 @@ py::array natural(const py::array &G, const py::array &U, const py::array &S, do
   py::array Y(G.dtype(), std::vector<py::ssize_t>(G.shape(), G.shape() + ndim));
   auto *out = static_cast<char *>(Y.mutable_data());
   const bool wide = is_double(G.dtype());
+  const py::ssize_t item = Y.itemsize();
+  std::vector<Vectors> right, left; // made while the GIL is held
+  for (index i = 0; i < items; ++i) {
+    right.push_back(item_of(G, i));
+    left.push_back(item_of(U, i));
+  }
   without_gil([&] {
     for (index i = 0; i < items; ++i)
-      natural_gradient(item_of(G, i), item_of(U, i), scale.data() + i * s, damp,
-                       {out + i * d * r * Y.itemsize(), wide, r, 1});
+      natural_gradient(right[static_cast<std::size_t>(i)], left[static_cast<std::size_t>(i)],
+                       scale.data() + i * s, damp, {out + i * d * r * item, wide, r, 1});
   });
   return Y;
 }
