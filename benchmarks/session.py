@@ -106,7 +106,16 @@ class Session:
             "cpu": cpu_name(),
             "threads": lowla.get_num_threads(),
             "versions": versions(
-                "lowla", "numpy", "scipy", "numba", "scikit-learn", "fbpca", "torch"
+                "lowla",
+                "numpy",
+                "scipy",
+                "numba",
+                "scikit-learn",
+                "fbpca",
+                "torch",
+                "pot",
+                "ott-jax",
+                "regot",
             ),
             "notes": self.notes,
             "tables": {name: [row.data() for row in rows] for name, rows in self.tables.items()},
