@@ -52,7 +52,7 @@ def main() -> None:
         Finv = lowla.InverseFisher(G, _DAMP, progress=True)
         print(f"set-up {time.perf_counter() - start:.1f} s, {limit / 1e9:.1f} GB allowed, ", end="")
         print(f"{path.stat().st_size / 1e9:.1f} GB of gradients")
-        x = np.random.default_rng(1).standard_normal(_COLUMNS, dtype=np.float32)
+        x = np.random.default_rng(1).standard_normal(_COLUMNS)
         start = time.perf_counter()
         y = Finv @ x
         print(f"product {time.perf_counter() - start:.1f} s")
