@@ -69,13 +69,13 @@ def once(call: Callable[[], object]) -> Callable[[], float]:
 
 def _table(
     session: Session,
-    name: str,
+    table: str,
+    case: str,
     parties: list[Party],
     flops: float,
     nbytes: float,
     extra: Callable[[], dict[str, float]] = dict,
 ) -> None:
-    table, case = name.split(": ")
     limits = session.limits("float64")
     interleave([*parties, *limits.probes()], session.repetitions)
     limit = limits.seconds(flops, nbytes)
@@ -91,7 +91,7 @@ def _set_up(session: Session, G: np.ndarray, case: str) -> None:
     ]
     if m <= 512:
         parties.append(Party("static algorithm", once(lambda: static_algorithm(G, _DAMP))))
-    _table(session, f"mfac set-up: {case}", parties, float(m * m * d), G.nbytes)
+    _table(session, "mfac set-up", case, parties, float(m * m * d), G.nbytes)
 
 
 def _products(session: Session, G: np.ndarray, Finv: lowla.InverseFisher, case: str) -> None:
@@ -107,12 +107,13 @@ def _products(session: Session, G: np.ndarray, Finv: lowla.InverseFisher, case: 
 
     one = Party("lowla", lambda: Finv @ x)
     reads = 2.0 * G.nbytes
-    _table(session, f"mfac product: {case}", [one, Party("numpy", numpy_product)], 0, reads)
+    _table(session, "mfac product", case, [one, Party("numpy", numpy_product)], 0, reads)
     single = Party("one vector", lambda: Finv @ x)
     many = Party("lowla", lambda: Finv @ X)
     _table(
         session,
-        f"mfac product: {case}, {_VECTORS} vectors",
+        "mfac product",
+        f"{case}, {_VECTORS} vectors",
         [many, single],
         4.0 * m * d * _VECTORS,
         reads,
@@ -124,20 +125,20 @@ def _push(session: Session, G: np.ndarray, case: str) -> None:
     window = lowla.InverseFisher(G, _DAMP, window=len(G))
     g = np.random.default_rng(2).standard_normal(G.shape[1], dtype=np.float32)
     parties = [Party("lowla", lambda: window.push(g)), Party("numpy G @ g", lambda: G @ g)]
-    _table(session, f"mfac push: {case}", parties, 0, G.nbytes)
+    _table(session, "mfac push", case, parties, 0, G.nbytes)
 
 
 def _entries(session: Session, G: np.ndarray, Finv: lowla.InverseFisher, case: str) -> None:
     m, d = G.shape
     set_up = Party("set-up", lambda: lowla.InverseFisher(G, _DAMP))
     diagonal = Party("lowla", Finv.diagonal)
-    _table(session, f"mfac diagonal: {case}", [diagonal, set_up], float(m * m * d), G.nbytes)
+    _table(session, "mfac diagonal", case, [diagonal, set_up], float(m * m * d), G.nbytes)
     if m != 512:
         return
     i, j = np.random.default_rng(3).integers(0, d, (2, _PAIRS))
     Finv.keep_columns()
     parties = [Party("lowla", lambda: Finv.element(i, j))]
-    _table(session, f"mfac element: {case}, {_PAIRS} pairs", parties, 0, 16.0 * m * _PAIRS)
+    _table(session, "mfac element", f"{case}, {_PAIRS} pairs", parties, 0, 16.0 * m * _PAIRS)
 
 
 def run(session: Session) -> None:

@@ -47,28 +47,13 @@ enum Slot { kVectorSlot, kWideSlot, kResultSlot, kSmallSlot, kPanelSlot };
 
 // --- numbers as they are stored ---
 
-/// f(pointer to the first number of the row, of its type) of a shard from column `first` on.
-template <class F> void with_row(const Shard &shard, index row, index first, F &&f) {
-  const index at = row * shard.rs + first * shard.cs;
-  switch (shard.type) {
-  case Stored::kFloat:
-    return f(static_cast<const float *>(shard.data) + at);
-  case Stored::kDouble:
-    return f(static_cast<const double *>(shard.data) + at);
-  case Stored::kFloat16:
-    return f(static_cast<const Float16 *>(shard.data) + at);
-  default:
-    return f(static_cast<const BFloat16 *>(shard.data) + at);
-  }
-}
-
 template <class S> const simd::StoredKernels<S> &kernels_of(const S *) { return simd::stored<S>(); }
 
 /// `count` numbers of each of so many rows in double; meanwhile those of the rows from `next` on,
 /// if any, at the column `next_first` are brought near.
 void widen_rows(const Shard &shard, index row, index rows, index first, index count, double *out,
                 index ld, index next = -1, index next_first = 0) {
-  with_row(shard, row, first, [&](const auto *x) {
+  with_entry(shard, row, first, [&](const auto *x) {
     if (shard.cs == 1) {
       const auto *ahead = next < 0 ? nullptr : x + (next - row) * shard.rs + next_first - first;
       kernels_of(x).widen(x, shard.rs, rows, count, out, ld, ahead);
@@ -97,7 +82,7 @@ void widen_by_age(const Gradients &G, index head, index first, index n, double *
 /// Brings a part of a row to the second-level cache.
 void near_row(const Gradients &G, index row, index first, index n) {
   G.for_spans(first, first + n, [&](const Shard &shard, index from, index width, index) {
-    with_row(shard, row, from, [&](const auto *x) {
+    with_entry(shard, row, from, [&](const auto *x) {
       const auto *bytes = reinterpret_cast<const char *>(x);
       for (index at = 0; at < width * static_cast<index>(sizeof *x); at += simd::kLineBytes)
         __builtin_prefetch(bytes + at, 0, 2);
@@ -234,7 +219,7 @@ void add_dots(const Gradients &G, const Vectors &X, index first, index last, ind
     if (width == 1) {
       G.for_spans(k, k + n, [&](const Shard &shard, index from, index count, index at) {
         if (shard.cs == 1) {
-          with_row(shard, 0, from, [&](const auto *rows) {
+          with_entry(shard, 0, from, [&](const auto *rows) {
             kernels_of(rows).dots(rows, shard.rs, G.m, count, x + at, R);
           });
           return;
@@ -266,7 +251,7 @@ void combine(const Gradients &G, const double *C, const Vectors &X, double alpha
     if (width == 1) {
       G.for_spans(k, k + n, [&](const Shard &shard, index from, index count, index at) {
         if (shard.cs == 1) {
-          with_row(shard, 0, from, [&](const auto *rows) {
+          with_entry(shard, 0, from, [&](const auto *rows) {
             kernels_of(rows).combine(rows, shard.rs, G.m, count, C, z + at);
           });
           return;
@@ -411,8 +396,7 @@ Buffer<double> all_dots(const Gradients &G, const Vectors &X, index c, index col
     std::fill(R, R + size, 0.0);
     add_dots(G, X, parts.begin(p), parts.finish(p), 0, c, cols, R);
   });
-  for (index p = 1; p < parts.count; ++p)
-    rows::add_parts(partial.get(), partial.get() + p * size, 1, size, size);
+  rows::add_parts(partial.get(), partial.get() + size, parts.count - 1, size, size);
   return partial;
 }
 
@@ -476,7 +460,7 @@ private:
     G.for_spans(first, first + n, [&](const Shard &shard, index from, index count, index at) {
       if (at != 0 || shard.cs != 1)
         return;
-      with_row(shard, 0, from, [&](const auto *x) {
+      with_entry(shard, 0, from, [&](const auto *x) {
         for (std::size_t i = 0; i < rows.size(); ++i)
           rows[i] = reinterpret_cast<const char *>(x + static_cast<index>(i) * shard.rs);
         out = {rows.data(), static_cast<index>(rows.size()), count * static_cast<index>(sizeof *x)};
@@ -517,8 +501,7 @@ void gram_of_all(const Gradients &G, const double *mask, double *K) {
     add(parts.begin(p), parts.finish(p), band_row(rows, band, bands),
         band_row(rows, band + 1, bands), partial.get() + p * size);
   });
-  for (index p = 1; p < parts.count; ++p)
-    rows::add_parts(partial.get(), partial.get() + p * size, 1, size, size);
+  rows::add_parts(partial.get(), partial.get() + size, parts.count - 1, size, size);
   mirror(partial.get(), rows, G.m, K);
 }
 
@@ -765,7 +748,7 @@ private:
   static Rows bytes_of(const Gradients &G, index row) {
     Rows out;
     G.for_spans(0, G.d, [&](const Shard &shard, index, index count, index) {
-      with_row(shard, row, 0, [&](const auto *x) {
+      with_entry(shard, row, 0, [&](const auto *x) {
         std::vector<char> bytes(static_cast<std::size_t>(count) * sizeof *x);
         for (index k = 0; k < count; ++k)
           std::memcpy(bytes.data() + static_cast<std::size_t>(k) * sizeof *x, x + k * shard.cs,
@@ -781,7 +764,7 @@ private:
       return;
     std::size_t s = 0;
     G_.for_spans(0, G_.d, [&](const Shard &shard, index, index count, index) {
-      with_row(shard, slot_, 0, [&](const auto *x) {
+      with_entry(shard, slot_, 0, [&](const auto *x) {
         using S = std::remove_const_t<std::remove_pointer_t<decltype(x)>>;
         S *out = const_cast<S *>(x);
         for (index k = 0; k < count; ++k)
@@ -819,8 +802,8 @@ private:
       }
       r[slot_] = square;
     });
-    for (index p = 1; G_.blocks == 1 && p < parts.count; ++p)
-      rows::add_parts(dots.get(), dots.get() + p * m_, 1, m_, m_);
+    if (G_.blocks == 1)
+      rows::add_parts(dots.get(), dots.get() + m_, parts.count - 1, m_, m_);
     for (index b = 0; b < G_.blocks; ++b)
       for (index i = 0; i < m_; ++i)
         K_.at(b)[slot_ * K_.ld + i] = K_.at(b)[i * K_.ld + slot_] = dots.get()[b * m_ + i];
@@ -1000,7 +983,7 @@ public:
     else
       for (index t = 0; t < n; ++t)
         G_.for_spans(columns[t], columns[t] + 1, [&](const Shard &shard, index from, index, index) {
-          with_row(shard, 0, from, [&](const auto *x) {
+          with_entry(shard, 0, from, [&](const auto *x) {
             for (index a = 0; a < G_.m; ++a)
               W[a * width + t] = widened(x[(head_ + a) % G_.m * shard.rs]);
           });
@@ -1140,8 +1123,7 @@ void natural_gradient(const Vectors &G, const Vectors &U, const double *S, doubl
                                                 {});
     }
   });
-  for (index p = 1; p < parts.count; ++p)
-    rows::add_parts(partial.get(), partial.get() + p * size, 1, size, size);
+  rows::add_parts(partial.get(), partial.get() + size, parts.count - 1, size, size);
   // C = S (damp I + S U^T U S)^-1 S U^T G
   double *M = partial.get(), *C = M + su * su;
   for (index i = 0; i < s; ++i)

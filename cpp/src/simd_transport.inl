@@ -1,5 +1,5 @@
 // Exponentials of rows (core/simd_transport.hpp); included once per instruction set after
-// simd_kernels.inl.
+// simd_stored.inl.
 //
 // exp(x) = 2^k exp(r), k the integer nearest to x / ln 2, |r| <= ln(2)/2 by Taylor's polynomial of
 // degree 12 (truncation below 2^-56), ln 2 in two parts (Cody and Waite 1980); about two units in
@@ -11,11 +11,6 @@
 namespace lowla::simd::LOWLA_SIMD_NAMESPACE {
 
 constexpr double kLargestExponent = 700.0;
-
-template <class S> LOWLA_INLINE vec<double> as_doubles(const S *p) {
-  return __builtin_convertvector(*reinterpret_cast<const typename Narrow<S>::type *>(p),
-                                 vec<double>);
-}
 
 LOWLA_INLINE vec<double> lowest(vec<double> x, double bound) {
   const vec<double> b = vec<double>{} + bound;
@@ -44,7 +39,7 @@ LOWLA_INLINE vec<double> masked_exp(vec<double> x, double least) {
   return x > zero + least ? exp_of(lowest(x, kLargestExponent)) : zero;
 }
 
-/// f(first column, vectors of doubles there) for whole vectors; what is left is padded by `fill`.
+/// The numbers that are left behind the last whole vector, padded by `fill`.
 template <class S> LOWLA_INLINE vec<double> some_of(const S *p, index count, double fill) {
   vec<double> v = vec<double>{} + fill;
   for (index i = 0; i < count; ++i)
@@ -62,7 +57,7 @@ double exponentials(const S *C, const double *g, double f, double per_eps, doubl
   for (; j + kSums * W <= n; j += kSums * W)
 #pragma GCC unroll 2
     for (int s = 0; s < kSums; ++s) {
-      const vec<double> x = (f + load(g + j + s * W) - as_doubles(C + j + s * W)) * per_eps;
+      const vec<double> x = (f + load(g + j + s * W) - wide(C + j + s * W)) * per_eps;
       const vec<double> e = masked_exp(x, least);
       store(out + j + s * W, e);
       sum[s] += e;
@@ -85,7 +80,7 @@ template <class S> double largest(const S *C, const double *g, double f, index n
   for (index j = 0; j < n; j += W) {
     const index count = n - j < W ? n - j : W;
     const vec<double> x =
-        count == W ? f + load(g + j) - as_doubles(C + j)
+        count == W ? f + load(g + j) - wide(C + j)
                    : f + some_of(g + j, count, 0.0) - some_of(C + j, count, __builtin_inf());
     top = x > top ? x : top;
   }
@@ -104,7 +99,7 @@ index above(const S *C, const double *g, double f, double per_eps, double least,
     const index count = n - j < W ? n - j : W;
     const vec<double> x =
         count == W
-            ? (f + load(g + j) - as_doubles(C + j)) * per_eps
+            ? (f + load(g + j) - wide(C + j)) * per_eps
             : (f + some_of(g + j, count, 0.0) - some_of(C + j, count, __builtin_inf())) * per_eps;
     const auto chosen = x >= vec<double>{} + least;
     long any = 0;
@@ -127,7 +122,7 @@ template <class S> double dot(const double *P, const S *C, index n) {
   index j = 0;
   for (; j + W <= n; j += W) {
     const vec<double> p = load(P + j);
-    sum += p > vec<double>{} ? p * as_doubles(C + j) : vec<double>{};
+    sum += p > vec<double>{} ? p * wide(C + j) : vec<double>{};
   }
   double total = lane_sum<double>(sum);
   for (; j < n; ++j)
@@ -185,7 +180,7 @@ template <class S> void add_exponents(const S *x, index n, double &top, double &
       odd = v == v ? odd : v; // NaN
     };
     for (index j = 0; j < whole; j += W)
-      look(as_doubles(block + j));
+      look(wide(block + j));
     if (left > 0)
       look(some_of(block + whole, left, -__builtin_inf()));
     double next = top;
@@ -209,9 +204,9 @@ template <class S> void add_exponents(const S *x, index n, double &top, double &
     for (; j + 2 * W <= whole; j += 2 * W)
 #pragma GCC unroll 2
       for (int s = 0; s < 2; ++s)
-        sum[s] += masked_exp(as_doubles(block + j + s * W) - top, kLeastExponent);
+        sum[s] += masked_exp(wide(block + j + s * W) - top, kLeastExponent);
     for (; j < whole; j += W)
-      sum[0] += masked_exp(as_doubles(block + j) - top, kLeastExponent);
+      sum[0] += masked_exp(wide(block + j) - top, kLeastExponent);
     if (left > 0)
       sum[1] += masked_exp(some_of(block + whole, left, -__builtin_inf()) - top, kLeastExponent);
     total += lane_sum<double>(sum[0] + sum[1]);
@@ -222,7 +217,7 @@ template <class S> void scaled_exponents(const S *x, index n, double top, double
   constexpr index W = kLanes<double>;
   index j = 0;
   for (; j + W <= n; j += W) {
-    const vec<double> e = scale * masked_exp(as_doubles(x + j) - top, kLeastNormal);
+    const vec<double> e = scale * masked_exp(wide(x + j) - top, kLeastNormal);
     *reinterpret_cast<typename Narrow<S>::type *>(out + j) =
         __builtin_convertvector(e, typename Narrow<S>::type);
   }

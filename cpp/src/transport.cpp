@@ -45,12 +45,12 @@ LOWLA_CLONES void take_roots(index n, double *out) {
   for (index j = 0; j < n; ++j)
     out[j] = std::sqrt(out[j]);
 }
-LOWLA_CLONES void add(const double *x, index n, double *y) {
-  for (index j = 0; j < n; ++j)
-    y[j] += x[j];
-}
-
 std::size_t at(index i) { return static_cast<std::size_t>(i); }
+
+/// Parts of the rows of an m x n plan, whatever the number of threads.
+index chunks_of(index m, index n) {
+  return std::min({kChunks, std::max<index>(m, 1), std::max<index>(1, m * n / kTile)});
+}
 
 // --- costs: where a row comes from ---
 
@@ -208,7 +208,7 @@ public:
         const S *C = row(i);
         out.rows[at(i)] =
             simd::plans<S>().exponentials(C, g.data(), f[at(i)], 1 / reg, kLeast, n, work);
-        add(work, n, c);
+        rows::add_parts(c, work, 1, n, n);
         linear[at(chunk)] += simd::plans<S>().dot(work, C, n);
       }
     });
@@ -249,10 +249,8 @@ public:
   }
 
 private:
-  index chunks() const {
-    return std::min({kChunks, std::max<index>(m, 1), std::max<index>(1, m * n / kTile)});
-  }
-  /// f(chunk, first row, last row) of the partition, whatever the number of threads.
+  index chunks() const { return chunks_of(m, n); }
+  /// f(chunk, first row, last row) of the partition.
   template <class F> void by_chunks(F &&f) const {
     const index count = chunks();
     parallel_for(count, [&](index chunk) { f(chunk, m * chunk / count, m * (chunk + 1) / count); });
@@ -266,8 +264,7 @@ private:
   }
   Vector summed(const Buffer<double> &columns) const {
     Vector out(columns.get(), columns.get() + n);
-    for (index chunk = 1; chunk < chunks(); ++chunk)
-      add(columns.get() + chunk * n, n, out.data());
+    rows::add_parts(out.data(), columns.get() + n, chunks() - 1, n, n);
     return out;
   }
 
@@ -411,7 +408,7 @@ LOWLA_CLONES double add_differences(const double *weight, double x, const double
 void transport_gradient(const double *X, index m, const double *Y, index n, index d, Metric metric,
                         const Vector &f, const Vector &g, double reg, double *by_x, double *by_y) {
   const PointRows points(X, m, Y, n, d, metric);
-  const index count = std::min({kChunks, std::max<index>(m, 1), std::max<index>(1, m * n / kTile)});
+  const index count = chunks_of(m, n);
   Buffer<double> parts(count * d * n);
   std::fill(parts.get(), parts.get() + count * d * n, 0.0);
   parallel_for(count, [&](index chunk) {
@@ -431,8 +428,7 @@ void transport_gradient(const double *X, index m, const double *Y, index n, inde
                             metric == Metric::kCityblock, n, parts.get() + (chunk * d + k) * n);
     }
   });
-  for (index chunk = 1; chunk < count; ++chunk)
-    add(parts.get() + chunk * d * n, d * n, parts.get());
+  rows::add_parts(parts.get(), parts.get() + d * n, count - 1, d * n, d * n);
   for (index j = 0; j < n; ++j)
     for (index k = 0; k < d; ++k)
       by_y[j * d + k] = parts.get()[k * n + j];

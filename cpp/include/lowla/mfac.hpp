@@ -39,6 +39,21 @@ struct Shard {
   index rs, cs, cols;
 };
 
+/// f(pointer to the entry, of its type) of the row `row` and the column `column` of a shard.
+template <class F> void with_entry(const Shard &shard, index row, index column, F &&f) {
+  const index at = row * shard.rs + column * shard.cs;
+  switch (shard.type) {
+  case Stored::kFloat:
+    return f(static_cast<const float *>(shard.data) + at);
+  case Stored::kDouble:
+    return f(static_cast<const double *>(shard.data) + at);
+  case Stored::kFloat16:
+    return f(static_cast<const Float16 *>(shard.data) + at);
+  default:
+    return f(static_cast<const BFloat16 *>(shard.data) + at);
+  }
+}
+
 /// X as its caller has it, float or double; out of the same kind.
 struct Vectors {
   const void *data;

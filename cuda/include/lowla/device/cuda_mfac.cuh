@@ -50,20 +50,6 @@ template <class N> using Host = std::vector<N>;
 
 inline std::size_t size_of(index n) { return static_cast<std::size_t>(n); }
 
-/// f(pointer to the entry in row `row`, column `column`, of its type)
-template <class F> void with_entry(const Shard &shard, index row, index column, F &&f) {
-  const index at = row * shard.rs + column * shard.cs;
-  switch (shard.type) {
-  case Stored::kFloat:
-    return f(static_cast<const float *>(shard.data) + at);
-  case Stored::kDouble:
-    return f(static_cast<const double *>(shard.data) + at);
-  case Stored::kFloat16:
-    return f(static_cast<const Float16 *>(shard.data) + at);
-  default:
-    return f(static_cast<const BFloat16 *>(shard.data) + at);
-  }
-}
 template <class P> using pointee_t = std::remove_const_t<std::remove_pointer_t<P>>;
 
 template <class Runtime> void zero(double *x, index n) {
