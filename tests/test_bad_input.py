@@ -38,6 +38,19 @@ def C_with(value, where=(1, 2)):
     return bad
 
 
+def _ones(queries, items):
+    return np.ones((len(queries), len(items)))
+
+
+class _MatmatOnly:
+    """An operator without its adjoint."""
+
+    shape, dtype = A.shape, A.dtype
+
+    def matmat(self, X):
+        return A @ X
+
+
 def _stream(*blocks, k=3, n=40, rng=0):
     stream = lowla.StreamingSVD(k, n, rng=rng)
     for block in blocks:
@@ -389,6 +402,235 @@ VALUE = [
         "A must have a row that is not zero, got shape (60, 40)",
     ),
     (lambda: lowla.sensitivity_sample(_with(np.nan), 3), "A contains NaN or Inf"),
+    # qrcp, interp_decomp, cur
+    (lambda: lowla.qrcp(A), "give k (the number of columns), tol (the relative error) or both"),
+    (lambda: lowla.cur(A), "give k (the number of columns), tol (the relative error) or both"),
+    (lambda: lowla.qrcp(A, 41), "k must be in 1..min(A.shape) = 40, got 41"),
+    (lambda: lowla.cur(A, 0), "k must be in 1..min(A.shape) = 40, got 0"),
+    (lambda: lowla.cur(A[:0], 1), "k must be in 1..min(A.shape) = 0, got 1"),
+    (lambda: lowla.qrcp(A, tol=1.0), "tol must be in (0, 1), got 1"),
+    (lambda: lowla.cur(A, tol=np.nan), "tol must be in (0, 1), got nan"),
+    (lambda: lowla.qrcp(A[0], 1), "A must have 2 dimensions, got shape (40,)"),
+    (lambda: lowla.cur(STACK, 1), "A must have 2 dimensions, got shape (3, 60, 40)"),
+    (lambda: lowla.qrcp(A, 3, oversample=-1), "oversample must be at least 0, got -1"),
+    (lambda: lowla.cur(A, 3, oversample=-1), "oversample must be at least 0, got -1"),
+    (
+        lambda: lowla.cur(A, 30, oversample=31),
+        "k + oversample must be at most A.shape[0] = 60, got 61",
+    ),
+    (
+        lambda: lowla.cur(A, 30, oversample=11, method="leverage"),
+        "k + oversample must be at most min(A.shape) = 40, got 41",
+    ),
+    (
+        lambda: lowla.cur(A, tol=0.5, oversample=60),
+        "k + oversample must be at most A.shape[0] = 60, got 61",
+    ),
+    (
+        lambda: lowla.cur(A, 3, method="svd"),
+        "method must be one of 'qrcp', 'deim', 'leverage', 'lupp', got 'svd'",
+    ),
+    (lambda: lowla.cur(A, 3, middle="pinv"), "middle must be one of 'lstsq', 'cross', got 'pinv'"),
+    (
+        lambda: lowla.cur(A, 3, sketch="srht"),
+        "sketch must be one of 'auto', 'gaussian', 'sjlt', got 'srht'",
+    ),
+    (
+        lambda: lowla.qrcp(A, 3, sketch="srht"),
+        "sketch must be one of 'auto', 'gaussian', 'sjlt', got 'srht'",
+    ),
+    (
+        lambda: lowla.interp_decomp(A, 41),
+        "eps_or_k must be an int in 1..min(A.shape) = 40 or a float in (0, 1), got 41",
+    ),
+    (
+        lambda: lowla.interp_decomp(A, 0),
+        "eps_or_k must be an int in 1..min(A.shape) = 40 or a float in (0, 1), got 0",
+    ),
+    (
+        lambda: lowla.interp_decomp(A, 2.0),
+        "eps_or_k must be an int in 1..min(A.shape) = 40 or a float in (0, 1), got 2",
+    ),
+    (
+        lambda: lowla.row_interp_decomp(A, np.nan),
+        "eps_or_k must be an int in 1..min(A.shape) = 40 or a float in (0, 1), got nan",
+    ),
+    (
+        lambda: lowla.two_sided_interp_decomp(A, -1),
+        "eps_or_k must be an int in 1..min(A.shape) = 40 or a float in (0, 1), got -1",
+    ),
+    (
+        lambda: lowla.interp_decomp(A, 3, bound=1.0),
+        "bound must be a finite number > 1, got 1",
+    ),
+    (
+        lambda: lowla.two_sided_interp_decomp(A, 3, bound=np.inf),
+        "bound must be a finite number > 1, got inf",
+    ),
+    (
+        lambda: lowla.interp_decomp(A, 3, method="srft"),
+        "method must be one of 'sketch', 'direct', got 'srft'",
+    ),
+    (
+        lambda: lowla.interp_decomp(A, 3, sketch="srht"),
+        "sketch must be one of 'auto', 'gaussian', 'sjlt', got 'srht'",
+    ),
+    (lambda: lowla.interp_decomp(A, 3, oversample=-2), "oversample must be at least 0, got -2"),
+    (lambda: lowla.interp_decomp(A[0], 1), "A must have 2 dimensions, got shape (40,)"),
+    (lambda: lowla.qrcp(_with(np.nan), 3), "A contains NaN or Inf"),
+    (lambda: lowla.qrcp(_with(np.inf), tol=0.1), "A contains NaN or Inf"),
+    (lambda: lowla.interp_decomp(_with(np.nan), 3), "A contains NaN or Inf"),
+    (lambda: lowla.interp_decomp(_with(np.inf), 0.1, method="direct"), "A contains NaN or Inf"),
+    (lambda: lowla.row_interp_decomp(sp.csr_array(_with(np.nan)), 3), "A contains NaN or Inf"),
+    (lambda: lowla.two_sided_interp_decomp(_with(np.nan), 3), "A contains NaN or Inf"),
+    (lambda: lowla.cur(_with(np.nan), 3), "A contains NaN or Inf"),
+    (lambda: lowla.cur(sp.csr_array(_with(np.inf)), 3, method="deim"), "A contains NaN or Inf"),
+    (
+        lambda: lowla.cur(aslinearoperator(_with(np.nan)), 3, method="leverage"),
+        "A contains NaN or Inf",
+    ),
+    (
+        lambda: lowla.interp_decomp(A, 3, rng=0).skel(A.T),
+        "A must have 40 columns, got shape (40, 60)",
+    ),
+    (
+        lambda: lowla.two_sided_interp_decomp(A, 3, rng=0).skel(A.T),
+        "A must have shape (60, 40), got (40, 60)",
+    ),
+    (
+        lambda: lowla.cur(A, 3, rng=0) @ np.ones(60),
+        "the right factor must have 40 rows, got shape (60,)",
+    ),
+    # cr_select, nystrom_columns
+    (lambda: lowla.cr_select(A, A, 3), "B must have A.shape[1] = 40 rows, got shape (60, 40)"),
+    (lambda: lowla.cr_select(A, B, 3), "B must have 2 dimensions, got shape (60,)"),
+    (
+        lambda: lowla.cr_select(A[:, :0], A[:0], 3),
+        "A must have at least one column, got shape (60, 0)",
+    ),
+    (lambda: lowla.cr_select(A, A.T, 0), "k must be at least 1, got 0"),
+    (
+        lambda: lowla.cr_select(A, A.T, 41, method="top"),
+        "k must be in 1..A.shape[1] = 40, got 41",
+    ),
+    (
+        lambda: lowla.cr_select(A, A.T, 3, method="norm"),
+        "method must be one of 'sample', 'top', got 'norm'",
+    ),
+    (lambda: lowla.cr_select(_with(np.nan), A.T, 3), "A contains NaN or Inf"),
+    (lambda: lowla.cr_select(A, _with(np.inf).T, 3), "B contains NaN or Inf"),
+    (lambda: lowla.nystrom_columns(A, 3), "K must be square, got shape (60, 40)"),
+    (lambda: lowla.nystrom_columns(H, 41), "k must be in 1..n = 40, got 41"),
+    (lambda: lowla.nystrom_columns(H, 0), "k must be in 1..n = 40, got 0"),
+    (
+        lambda: lowla.nystrom_columns(H, 3, method="kmeans"),
+        "method must be one of 'rpcholesky', 'greedy', 'uniform', 'ridge_leverage', got 'kmeans'",
+    ),
+    (
+        lambda: lowla.nystrom_columns(N, 1),
+        "K must be Hermitian, but |K - K^H| reaches 1.0e+00 (largest entry 3.0e+00)",
+    ),
+    (
+        lambda: lowla.nystrom_columns(-P, 1),
+        "K must be positive semidefinite, but its diagonal holds -2 at 0",
+    ),
+    (
+        lambda: lowla.nystrom_columns(H, 3, method="ridge_leverage"),
+        "method='ridge_leverage' needs reg",
+    ),
+    (
+        lambda: lowla.nystrom_columns(H, 3, reg=0.1),
+        "method='rpcholesky' has no use for reg, got 0.1",
+    ),
+    (
+        lambda: lowla.nystrom_columns(H, 3, method="ridge_leverage", reg=0.0),
+        "reg must be a finite number > 0, got 0",
+    ),
+    (
+        lambda: lowla.nystrom_columns(lambda rows, cols: H, 3),
+        "diagonal is needed where K is a function",
+    ),
+    (
+        lambda: lowla.nystrom_columns(H, 3, diagonal=np.diag(H)),
+        "diagonal is for a K that is a function, got an array K",
+    ),
+    (
+        lambda: lowla.nystrom_columns(lambda rows, cols: H, 3, diagonal=H),
+        "diagonal must have 1 dimension, got shape (40, 40)",
+    ),
+    (
+        lambda: lowla.nystrom_columns(
+            lambda rows, cols: np.ones((2, 2)), 3, diagonal=np.ones(5), rng=0
+        ),
+        "K(rows, cols) must return shape (5, 5), got (2, 2)",
+    ),
+    (
+        lambda: lowla.nystrom_columns(
+            lambda rows, cols: np.full((len(rows), len(cols)), np.nan), 3, diagonal=np.ones(5)
+        ),
+        "K contains NaN or Inf",
+    ),
+    (lambda: lowla.nystrom_columns(_with(np.nan, H), 3), "K contains NaN or Inf"),
+    # CURIndex
+    (lambda: lowla.CURIndex(0), "n_items must be at least 1, got 0"),
+    (lambda: lowla.CURIndex(5, n_anchors=6), "n_anchors must be in 1..n_items = 5, got 6"),
+    (lambda: lowla.CURIndex(5, reg=0.0), "reg must be a finite number > 0, got 0"),
+    (
+        lambda: lowla.CURIndex(5).query(np.ones(2)),
+        "the index has no anchor rows yet: call fit or fit_queries",
+    ),
+    (
+        lambda: lowla.CURIndex(5).search([1]),
+        "the index has no anchor rows yet: call fit or fit_queries",
+    ),
+    (lambda: lowla.CURIndex(5).fit_queries([1]), "the index was made without score"),
+    (lambda: lowla.CURIndex(40).fit(A).search([1]), "the index was made without score"),
+    (lambda: lowla.CURIndex(5).fit(A), "anchor_rows must have shape (r, 5), got (60, 40)"),
+    (
+        lambda: lowla.CURIndex(40).fit(A[:0]),
+        "anchor_rows must have at least one row, got shape (0, 40)",
+    ),
+    (lambda: lowla.CURIndex(40).fit(_with(np.nan)), "anchor_rows contains NaN or Inf"),
+    (
+        lambda: lowla.CURIndex(40).fit(A).query(np.ones(3)),
+        "anchor_scores must have shape (r, 12), got (1, 3)",
+    ),
+    (
+        lambda: lowla.CURIndex(40).fit(A).query(np.full(12, np.nan)),
+        "anchor_scores contains NaN or Inf",
+    ),
+    (
+        lambda: lowla.CURIndex(40).fit(A).query(np.ones(12), 41),
+        "k must be in 1..n_items = 40, got 41",
+    ),
+    (
+        lambda: lowla.CURIndex(40, _ones).fit(A).search([1], 3, budget=11),
+        "budget must be in len(anchors)..n_items = 12..40, got 11",
+    ),
+    (
+        lambda: lowla.CURIndex(40, _ones).fit(A).search([1], 21, budget=20),
+        "k must be in 1..budget = 20, got 21",
+    ),
+    (
+        lambda: lowla.CURIndex(40, _ones).fit(A).search([1], rounds=0),
+        "rounds must be at least 1, got 0",
+    ),
+    (
+        lambda: lowla.CURIndex(40, _ones).fit(A).search([]),
+        "queries must hold at least one query, got none",
+    ),
+    (
+        lambda: lowla.CURIndex(40, lambda queries, items: P).fit(A).search([1]),
+        "score(queries, items) must have shape (1, 12), got (2, 2)",
+    ),
+    (
+        lambda: (
+            lowla.CURIndex(40, lambda queries, items: np.nan * _ones(queries, items))
+            .fit(A)
+            .search([1])
+        ),
+        "score(queries, items) contains NaN or Inf",
+    ),
     # kron_matmul, Kronecker, kron_solve, nearest_kron
     (
         lambda: lowla.kron_matmul([], np.ones(1)),
@@ -595,6 +837,50 @@ VALUE = [
 ]
 
 TYPE = [
+    # qrcp, interp_decomp, cur and their relatives
+    (lambda: lowla.qrcp(A, 2.0), "k must be an int, got float"),
+    (lambda: lowla.cur(A, True), "k must be an int, got bool"),
+    (lambda: lowla.cur(A, tol="small"), "tol must be a float, got str"),
+    (lambda: lowla.cur(A.astype(object), 3), "A must be numeric, got dtype object"),
+    (
+        lambda: lowla.interp_decomp(A, "all"),
+        "eps_or_k must be an int in 1..min(A.shape) = 40 or a float in (0, 1), got str",
+    ),
+    (
+        lambda: lowla.interp_decomp(A, True),
+        "eps_or_k must be an int in 1..min(A.shape) = 40 or a float in (0, 1), got bool",
+    ),
+    (lambda: lowla.interp_decomp(A, 3, bound="two"), "bound must be a float, got str"),
+    (lambda: lowla.cur(_MatmatOnly(), 3), "A needs rmatmat or rmatvec"),
+    (lambda: lowla.qrcp(_MatmatOnly(), 3), "A needs rmatmat or rmatvec"),
+    (lambda: lowla.row_interp_decomp(_MatmatOnly(), 3), "A needs rmatmat or rmatvec"),
+    (
+        lambda: lowla.cr_select(aslinearoperator(A), A.T, 3),
+        "A must be an array or a sparse matrix, got a linear operator",
+    ),
+    (
+        lambda: lowla.cr_select(A, aslinearoperator(A.T), 3),
+        "B must be an array or a sparse matrix, got a linear operator",
+    ),
+    (lambda: lowla.cr_select(A, A.T, 1.5), "k must be an int, got float"),
+    (lambda: lowla.nystrom_columns(sp.csr_array(H), 3), "K must be a dense array, got csr_array"),
+    (lambda: lowla.nystrom_columns(H, None), "k must be an int, got NoneType"),
+    (
+        lambda: lowla.nystrom_columns(
+            lambda rows, cols: np.ones((len(rows), len(cols))) * 1j, 3, diagonal=np.ones(5)
+        ),
+        "K has a real dtype, but K(rows, cols) returned a complex block",
+    ),
+    (lambda: lowla.CURIndex(5, score=3), "score must be callable, got int"),
+    (lambda: lowla.CURIndex(5.0), "n_items must be an int, got float"),
+    (lambda: lowla.CURIndex(5, n_anchors=2.0), "n_anchors must be an int, got float"),
+    (lambda: lowla.CURIndex(40).fit(A * 1j), "anchor_rows must be real, got dtype complex128"),
+    (
+        lambda: (
+            lowla.CURIndex(40, lambda queries, items: sp.csr_array(A[:1, :12])).fit(A).search([1])
+        ),
+        "score(queries, items) must be a dense array, got csr_array",
+    ),
     # sinkhorn and its relatives
     (lambda: lowla.sinkhorn(None, None, C0, None), "reg must be a float, got NoneType"),
     (lambda: lowla.sinkhorn(None, None, C0 * 1j, 1.0), "C must be real, got dtype complex128"),

@@ -13,6 +13,18 @@ from lowla._backend import (
     use_backend,
 )
 from lowla._config import register_threadpool, show_config
+from lowla._cur import cur, interp_decomp, qrcp, row_interp_decomp, two_sided_interp_decomp
+from lowla._cur_columns import cr_select, nystrom_columns
+from lowla._cur_index import CURIndex
+from lowla._cur_results import (
+    CRResult,
+    CURResult,
+    IDResult,
+    NeighborsResult,
+    NystromColumnsResult,
+    QRCPResult,
+    TwoSidedIDResult,
+)
 from lowla._errors import ConvergenceWarning, CudaError
 from lowla._kron import kron_matmul, kron_solve, nearest_kron
 from lowla._logsumexp import logsumexp, softmax
@@ -51,27 +63,38 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CRResult",
+    "CURIndex",
+    "CURResult",
     "ConvergenceWarning",
     "CudaError",
     "DivergenceResult",
     "EighResult",
+    "IDResult",
     "InverseFisher",
     "Kronecker",
     "LpResult",
     "LstsqResult",
     "Monarch",
     "NearestKronResult",
+    "NeighborsResult",
+    "NystromColumnsResult",
     "PointsTransportResult",
     "PruneResult",
+    "QRCPResult",
     "RowSample",
     "SVDResult",
     "SketchOperator",
     "StreamingSVD",
     "TransportResult",
+    "TwoSidedIDResult",
     "__version__",
+    "cr_select",
+    "cur",
     "fftconv",
     "get_backend",
     "get_num_threads",
+    "interp_decomp",
     "kron_matmul",
     "kron_solve",
     "leverage_scores",
@@ -86,8 +109,11 @@ __all__ = [
     "natural_gradient",
     "nearest_kron",
     "nystrom",
+    "nystrom_columns",
     "obs_prune",
+    "qrcp",
     "reigh",
+    "row_interp_decomp",
     "rsvd",
     "sensitivity_sample",
     "set_backend",
@@ -99,6 +125,7 @@ __all__ = [
     "sketch",
     "sketch_operator",
     "softmax",
+    "two_sided_interp_decomp",
     "use_backend",
 ]
 

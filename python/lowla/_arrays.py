@@ -622,11 +622,28 @@ def placed(a: Any, device: Device) -> Any:
     return a if device == "host" else _cupy().asarray(a)
 
 
+class _TransposedOperator:
+    """The plain transpose of an operator."""
+
+    def __init__(self, A: Operator) -> None:
+        self.shape = (A.shape[1], A.shape[0])
+        self.dtype = A.dtype
+        self._A = A
+
+    def matmat(self, X: Array) -> Array:
+        return cast(Array, self._A.rmatmat(X.conj()).conj())
+
+    def rmatmat(self, X: Array) -> Array:
+        return cast(Array, self._A.matmat(X.conj()).conj())
+
+
 def transposed(M: Matrix) -> Matrix:
     """The plain transpose: a view of dense data, a converted copy of CSR."""
     m, n = M.shape
     if M.kind == "dense":
         return replace(M, payload=M.dense.T, shape=(n, m))
+    if M.kind == "operator":
+        return replace(M, payload=_TransposedOperator(cast(Operator, M.payload)), shape=(n, m))
     csr = scipy_csr(M).T.tocsr()
     return replace(M, payload=(csr.indptr, csr.indices, csr.data, (n, m)), shape=(n, m))
 
@@ -657,6 +674,42 @@ def rows_of(M: Matrix, start: int, stop: int) -> Matrix:
     first, last = int(indptr[start]), int(indptr[stop])
     part = (indptr[start : stop + 1] - indptr[start], indices[first:last], data[first:last], shape)
     return replace(M, payload=part, shape=shape)
+
+
+def diagonal(M: Matrix) -> Matrix:
+    """The diagonal of a dense square matrix."""
+    return replace(M, payload=M.dense.diagonal(), shape=(M.shape[0],))
+
+
+def take_columns(M: Matrix, indices: npt.NDArray[np.int64]) -> Any:
+    """M[:, indices] as the caller's kind; of SciPy's formats a csr_array with the same entries."""
+    if M.kind == "dense":
+        return M.wrap(M.dense[:, indices])
+    if M.kind == "csr":
+        return _sparse_part(M, scipy_csr(M)[:, indices])
+    return M.wrap(cast(Operator, M.payload).matmat(_unit_vectors(M, 1, indices)))
+
+
+def take_rows(M: Matrix, indices: npt.NDArray[np.int64]) -> Any:
+    """M[indices], in the same way."""
+    if M.kind == "dense":
+        return M.wrap(M.dense[indices])
+    if M.kind == "csr":
+        return _sparse_part(M, scipy_csr(M)[indices])
+    E = _unit_vectors(M, 0, indices)
+    return M.wrap(cast(Operator, M.payload).rmatmat(E).conj().T)
+
+
+def _sparse_part(M: Matrix, part: Any) -> Any:
+    if M.wrap is not _same:  # a tensor: parts of it are dense
+        return M.wrap(part.toarray())
+    return importlib.import_module("scipy.sparse").csr_array(part)
+
+
+def _unit_vectors(M: Matrix, axis: int, indices: npt.NDArray[np.int64]) -> Array:
+    E = M.scratch(M.shape[axis], indices.size)
+    E[indices, np.arange(indices.size)] = 1.0
+    return E
 
 
 def stacked_rows(pieces: list[Matrix]) -> Matrix:

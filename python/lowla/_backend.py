@@ -29,6 +29,9 @@ Facts: TypeAlias = "dict[str, object]"
 Stored: TypeAlias = "npt.NDArray[np.floating | np.uint16]"
 Wide: TypeAlias = "npt.NDArray[np.float64]"
 Monitor: TypeAlias = Callable[[int, float], bool]
+KernelBlock: TypeAlias = "Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], Array]"
+Queries: TypeAlias = "Sequence[object] | npt.NDArray[np.generic]"
+ScoreBlock: TypeAlias = "Callable[[Queries, npt.NDArray[np.int64]], Array]"
 
 NAMES: tuple[BackendName, ...] = ("native", "cuda", "numba")
 
@@ -257,6 +260,85 @@ class Backend(Protocol):
     ) -> tuple[Array, Array]: ...
     def logsumexp(self, X: Dense) -> Array: ...
     def softmax(self, X: Dense) -> Array: ...
+    def pivoted_qr(
+        self, Y: Dense, k: int, tol: float
+    ) -> tuple[npt.NDArray[np.int64], Array, int]: ...
+    def pivoted_lu_rows(self, Y: Dense, k: int) -> npt.NDArray[np.int64]: ...
+    def qrcp(
+        self,
+        A: Payload,
+        k: int,
+        tol: float,
+        oversample: int,
+        sketch: str,
+        key: int,
+        check_finite: bool,
+    ) -> tuple[Array, Array, npt.NDArray[np.int64], Facts]: ...
+    def interp_decomp(
+        self,
+        A: Payload,
+        k: int,
+        eps: float,
+        method: str,
+        oversample: int,
+        bound: float,
+        sketch: str,
+        key: int,
+        check_finite: bool,
+    ) -> tuple[npt.NDArray[np.int64], Array, Facts]: ...
+    def two_sided_id(
+        self,
+        A: Payload,
+        k: int,
+        eps: float,
+        method: str,
+        oversample: int,
+        bound: float,
+        sketch: str,
+        key: int,
+        check_finite: bool,
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Array, Array, Facts]: ...
+    def cur(
+        self,
+        A: Payload,
+        k: int,
+        tol: float,
+        method: str,
+        middle: str,
+        oversample: int,
+        sketch: str,
+        key: int,
+        check_finite: bool,
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Array, Facts]: ...
+    def cr_select(
+        self, A: Payload, B: Payload, k: int, method: str, key: int, check_finite: bool
+    ) -> tuple[npt.NDArray[np.int64], Array, Facts]: ...
+    def nystrom_columns(
+        self,
+        K: Dense | KernelBlock,
+        diagonal: Wide,
+        k: int,
+        method: str,
+        reg: float,
+        dtype: str,
+        key: int,
+        check_finite: bool,
+    ) -> tuple[npt.NDArray[np.int64], Array, Facts]: ...
+    def index_anchors(self, E: Dense, n_anchors: int) -> npt.NDArray[np.int64]: ...
+    def index_query(
+        self, E: Dense, anchors: npt.NDArray[np.int64], known: Dense, reg: float, k: int
+    ) -> tuple[npt.NDArray[np.int64], Array]: ...
+    def index_search(
+        self,
+        E: Dense,
+        anchors: npt.NDArray[np.int64],
+        score: ScoreBlock,
+        queries: Queries,
+        k: int,
+        budget: int,
+        rounds: int,
+        reg: float,
+    ) -> tuple[npt.NDArray[np.int64], Array, Facts]: ...
     def stream_pass(self, A: Payload, X: Array) -> tuple[Array, Array, float]: ...
     def stream_finish(
         self, Y: Array, Z: Array, norm2: float, k: int
@@ -384,7 +466,13 @@ def _direct() -> Direct | None:
 # Functions that so far the compiled modules may lack, and those that only the CUDA module may.
 NUMBA_ONLY = frozenset(
     {
+        "cr_select",
+        "cur",
         "fftconv",
+        "index_anchors",
+        "index_query",
+        "index_search",
+        "interp_decomp",
         "kron_diagonal",
         "kron_eigh",
         "kron_entries",
@@ -395,6 +483,11 @@ NUMBA_ONLY = frozenset(
         "monarch_fft",
         "monarch_solve",
         "nearest_kron",
+        "nystrom_columns",
+        "pivoted_lu_rows",
+        "pivoted_qr",
+        "qrcp",
+        "two_sided_id",
     }
 )
 HOST_ONLY = frozenset(

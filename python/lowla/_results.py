@@ -436,6 +436,7 @@ class _Named(tuple[Any, ...], Generic[Info]):
     """A tuple with names, and `info` beside it (not counted by `len`)."""
 
     _names: tuple[str, ...] = ()
+    _main = 0  # the one whose dtype is that of the result
     info: Info
 
     def __new__(cls, values: Sequence[object], info: Info) -> Self:
@@ -454,7 +455,7 @@ class _Named(tuple[Any, ...], Generic[Info]):
             f"{name} {_span(value) if isinstance(value, (int, float)) else tuple(value.shape)}"
             for name, value in zip(self._names, self, strict=True)
         )
-        dtype = str(self[0].dtype).removeprefix("torch.")
+        dtype = str(self[self._main].dtype).removeprefix("torch.")
         head = f"{type(self).__name__}: {shapes}, {dtype}"
         return "\n".join([head, *self.info._lines()])
 

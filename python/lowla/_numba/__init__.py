@@ -6,6 +6,10 @@ be read. Importing it imports numba.
 
 from __future__ import annotations
 
+from .columns import interp_decomp, qrcp, two_sided_id
+from .cr import cr_select
+from .cur import cur
+from .cur_index import index_anchors, index_query, index_search
 from .eigh import nystrom, reigh
 from .kron import (
     kron_diagonal,
@@ -45,7 +49,9 @@ from .monarch import (
     monarch_project,
     monarch_solve,
 )
+from .nystrom_columns import nystrom_columns
 from .philox import philox, random_normal, random_signs
+from .pivoting import pivoted_lu_rows, pivoted_qr
 from .rsvd import rsvd, rsvd_stacked, stream_finish, stream_pass
 from .scores import leverage_scores, lewis_weights, row_scores, sample_rows
 from .sinkhorn import sinkhorn
@@ -54,6 +60,8 @@ from .threads import features, get_num_threads, set_num_threads
 from .transport import transport_gradient, transport_plan, transport_sparse
 
 __all__ = [
+    "cr_select",
+    "cur",
     "features",
     "fftconv",
     "fisher_coefficients",
@@ -70,6 +78,10 @@ __all__ = [
     "fisher_solve",
     "fisher_trace",
     "get_num_threads",
+    "index_anchors",
+    "index_query",
+    "index_search",
+    "interp_decomp",
     "kron_diagonal",
     "kron_eigh",
     "kron_entries",
@@ -91,7 +103,11 @@ __all__ = [
     "natural_gradient",
     "nearest_kron",
     "nystrom",
+    "nystrom_columns",
     "philox",
+    "pivoted_lu_rows",
+    "pivoted_qr",
+    "qrcp",
     "random_normal",
     "random_signs",
     "reigh",
@@ -110,4 +126,5 @@ __all__ = [
     "transport_gradient",
     "transport_plan",
     "transport_sparse",
+    "two_sided_id",
 ]
