@@ -38,6 +38,17 @@ def C_with(value, where=(1, 2)):
     return bad
 
 
+S = sp.csr_array(([1.0, 2.0, 3.0], [0, 2, 1], [0, 1, 2, 3]), shape=(3, 4))
+TWICE = sp.coo_array(([1.0, 2.0], ([1, 1], [2, 2])), shape=(3, 4))
+NAN = np.full((3, 4), np.nan)
+
+
+def S_with(value):
+    bad = S.copy()
+    bad.data[1] = value
+    return bad
+
+
 def _ones(queries, items):
     return np.ones((len(queries), len(items)))
 
@@ -836,6 +847,126 @@ VALUE = [
     (lambda: lowla.monarch_fft(1.0), "x must have at least 1 dimension, got a scalar"),
 ]
 
+VALUE += [
+    # complete
+    (lambda: lowla.complete(S, 4), "k must be in 1..min(M.shape) = 3, got 4"),
+    (lambda: lowla.complete(S, 0), "k must be in 1..min(M.shape) = 3, got 0"),
+    (lambda: lowla.complete(S, "best"), "k must be an int or 'auto', got 'best'"),
+    (lambda: lowla.complete(NAN, 1), "M must have at least one observed entry, got none"),
+    (lambda: lowla.complete(0 * S[:0], 1), "M must have at least one observed entry, got none"),
+    (
+        lambda: lowla.complete(S, 1, weights=0.0 * S),
+        "M must have at least one observed entry of positive weight, got none",
+    ),
+    (lambda: lowla.complete(B, 1), "M must have 2 dimensions, got shape (60,)"),
+    (lambda: lowla.complete(sp.coo_array(B), 1), "M must have 2 dimensions, got shape (60,)"),
+    (lambda: lowla.complete(_with(np.inf), 1), "M contains Inf"),
+    (lambda: lowla.complete(S_with(np.inf), 1), "M contains NaN or Inf"),
+    (lambda: lowla.complete(S_with(np.nan), 1), "M contains NaN or Inf"),
+    (
+        lambda: lowla.complete(np.ma.MaskedArray(_with(np.nan), A > 1.0), 1),
+        "M contains NaN or Inf that is not masked",
+    ),
+    (
+        lambda: lowla.complete(TWICE, 1),
+        "M must have one value for an entry, got several for (1, 2): pass duplicates='mean' to "
+        "average them",
+    ),
+    (
+        lambda: lowla.complete(S, 1, duplicates="sum"),
+        "duplicates must be one of 'error', 'mean', got 'sum'",
+    ),
+    (lambda: lowla.complete(S, 1, weights=A), "weights must have shape (3, 4), got (60, 40)"),
+    (
+        lambda: lowla.complete(S, 1, weights=S[:, ::-1]),
+        "weights must have the shape and the stored entries of M",
+    ),
+    (
+        lambda: lowla.complete(S, 1, weights=-1.0 * S),
+        "weights must be finite and at least 0, got -1",
+    ),
+    (
+        lambda: lowla.complete(S, 1, weights=np.full((3, 4), np.nan)),
+        "weights must be finite and at least 0, got nan",
+    ),
+    (lambda: lowla.complete(S, 1, reg=-1.0), "reg must be a finite number >= 0, got -1"),
+    (lambda: lowla.complete(S, 1, reg=np.inf), "reg must be a finite number >= 0, got inf"),
+    (
+        lambda: lowla.complete(S, 1, method="sgd"),
+        "method must be one of 'altmin', 'scaled_gd', got 'sgd'",
+    ),
+    (lambda: lowla.complete(S, 1, loss="huber"), "loss must be one of 'l2', 'l1', got 'huber'"),
+    (
+        lambda: lowla.complete(S, 1, solver="lu"),
+        "solver must be one of 'auto', 'exact', 'cg', got 'lu'",
+    ),
+    (
+        lambda: lowla.complete(S, 1, method="scaled_gd", loss="l1"),
+        "method='scaled_gd' does not go with loss='l1': use 'altmin'",
+    ),
+    (
+        lambda: lowla.complete(S, 1, method="scaled_gd", bias=True),
+        "method='scaled_gd' does not go with bias: use 'altmin'",
+    ),
+    (
+        lambda: lowla.complete(S, 1, method="scaled_gd", nonnegative=True),
+        "method='scaled_gd' does not go with nonnegative: use 'altmin'",
+    ),
+    (
+        lambda: lowla.complete(S, 1, bias=True, nonnegative=True),
+        "nonnegative does not go with bias",
+    ),
+    (
+        lambda: lowla.complete(S * 1e100, 1, bias=True),
+        "bias=True needs entries of M within 1e-60..1e60 in magnitude, got 3e+100",
+    ),
+    (lambda: lowla.complete(S, 1, holdout=1.0), "holdout must be in [0, 1), got 1"),
+    (lambda: lowla.complete(S, 1, holdout=np.nan), "holdout must be in [0, 1), got nan"),
+    (
+        lambda: lowla.complete(S, 1, holdout=1e-9, rng=0),
+        "holdout=1e-09 of 3 observations leaves none to hold out",
+    ),
+    (
+        lambda: lowla.complete(S, 1, holdout=1 - 1e-9, rng=0),
+        "holdout=1 of 3 observations leaves none to fit",
+    ),
+    (lambda: lowla.complete(S, 1, n_iter=0), "n_iter must be at least 1, got 0"),
+    (lambda: lowla.complete(S, 1, tol=0.0), "tol must be in (0, 1), got 0"),
+    (
+        lambda: lowla.complete(S, 1, init="ones"),
+        "init must be one of 'spectral', 'random', got 'ones'",
+    ),
+    (
+        lambda: lowla.complete(S, 2, init=(np.ones((3, 2)), np.ones((3, 2)))),
+        "init V must have shape (4, 2), got (3, 2)",
+    ),
+    (
+        lambda: lowla.complete(S, 1, init=(np.full((3, 1), np.nan), np.ones((4, 1)))),
+        "init U contains NaN or Inf",
+    ),
+    (
+        lambda: lowla.complete(S, "auto", init=(np.ones((3, 2)), np.ones((4, 2)))),
+        "k='auto' needs init='spectral' or 'random'",
+    ),
+    (lambda: lowla.complete(S, 1, rng=-1), "rng must be a non-negative int, got -1"),
+    # soft_impute and svt
+    (lambda: lowla.soft_impute(S, 0.0), "lam must be a finite number > 0, got 0"),
+    (
+        lambda: lowla.soft_impute(S, 1.0, rank_max=4),
+        "rank_max must be in 1..min(M.shape) = 3, got 4",
+    ),
+    (lambda: lowla.soft_impute(S_with(np.nan), 1.0), "M contains NaN or Inf"),
+    (lambda: lowla.soft_impute(NAN, 1.0), "M must have at least one observed entry, got none"),
+    (lambda: lowla.soft_impute(S, 1.0, n_iter=0), "n_iter must be at least 1, got 0"),
+    (lambda: lowla.soft_impute(S, 1.0, tol=1.0), "tol must be in (0, 1), got 1"),
+    (
+        lambda: lowla.soft_impute(S, 1.0, duplicates="sum"),
+        "duplicates must be one of 'error', 'mean', got 'sum'",
+    ),
+    (lambda: lowla.svt(A, -1.0), "tau must be a finite number >= 0, got -1"),
+    (lambda: lowla.svt(_with(np.nan), 1.0), "X contains NaN or Inf"),
+]
+
 TYPE = [
     # qrcp, interp_decomp, cur and their relatives
     (lambda: lowla.qrcp(A, 2.0), "k must be an int, got float"),
@@ -1060,6 +1191,39 @@ TYPE = [
 ]
 
 
+TYPE += [
+    (lambda: lowla.complete(A * 1j, 1), "M must be real, got dtype complex128"),
+    (lambda: lowla.complete(S * 1j, 1), "M must be real, got dtype complex128"),
+    (lambda: lowla.complete(S.tocsc() * 1j, 1), "M must be real, got dtype complex128"),
+    (lambda: lowla.complete(A.astype(str), 1), "M must be numeric, got dtype <U32"),
+    (
+        lambda: lowla.complete(aslinearoperator(A), 1),
+        "M must be an array or a sparse matrix, got a linear operator",
+    ),
+    (lambda: lowla.complete(S, 1.0), "k must be an int, got float"),
+    (lambda: lowla.complete(S, 1, n_iter=1.0), "n_iter must be an int, got float"),
+    (lambda: lowla.complete(S, 1, reg="x"), "reg must be a float, got str"),
+    (lambda: lowla.complete(S, 1, weights=A * 1j), "weights must be real, got dtype complex128"),
+    (lambda: lowla.complete(S, 1, callback=3), "callback must be callable, got int"),
+    (
+        lambda: lowla.complete(S, 1, init=np.ones(3)),
+        "init must be 'spectral', 'random', a CompletionResult or (U, V), got ndarray",
+    ),
+    (
+        lambda: lowla.complete(S, 1, init=(np.ones((3, 1)) * 1j, np.ones((4, 1)))),
+        "init U must be real, got dtype complex128",
+    ),
+    (
+        lambda: lowla.complete(S, 1, rng="0"),
+        "rng must be None, an int, a numpy.random.Generator or a numpy.random.SeedSequence, got "
+        "str",
+    ),
+    (lambda: lowla.soft_impute(S, None), "lam must be a float, got NoneType"),
+    (lambda: lowla.soft_impute(S, 1.0, rank_max=1.5), "rank_max must be an int, got float"),
+    (lambda: lowla.svt("A", 1.0), "X must be numeric, got dtype <U1"),
+]
+
+
 @pytest.mark.parametrize(("call", "message"), VALUE, ids=[message for _, message in VALUE])
 def test_value_error(backend, call, message):
     with pytest.raises(ValueError) as caught:
@@ -1144,3 +1308,15 @@ def test_without_the_check_bad_costs_give_nan(backend):
         assert np.isnan([r.value, r.value_linear, r.info.marginal_error]).all()
         assert not r.info.converged
         assert np.isnan(r.plan).all()
+
+
+def test_without_the_check_bad_observations_give_nan(backend):
+    for M in (S_with(np.nan), S_with(np.inf), _with(np.inf)):
+        for options in ({}, {"bias": True}, {"loss": "l1"}, {"method": "scaled_gd"}):
+            r = lowla.complete(M, 1, check_finite=False, **options)
+            assert np.isnan(r.toarray()).all()
+            assert not r.info.converged
+            assert np.isnan(r.info.rmse)
+        r = lowla.soft_impute(M, 1.0, check_finite=False)
+        assert np.isnan(r.toarray()).all()
+        assert not r.info.converged

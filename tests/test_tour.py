@@ -13,6 +13,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 _PICTURES = [
+    "completion_photograph.png",
     "cur_digits.png",
     "cur_photograph.png",
     "cur_search.png",

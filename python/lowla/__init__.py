@@ -12,6 +12,8 @@ from lowla._backend import (
     set_num_threads,
     use_backend,
 )
+from lowla._completion import complete
+from lowla._completion_result import CompletionResult
 from lowla._config import register_threadpool, show_config
 from lowla._cur import cur, interp_decomp, qrcp, row_interp_decomp, two_sided_interp_decomp
 from lowla._cur_columns import cr_select, nystrom_columns
@@ -51,6 +53,7 @@ from lowla._rsvd import nystrom, reigh, rsvd
 from lowla._scores import leverage_scores, lewis_weights, sensitivity_sample
 from lowla._sinkhorn import sinkhorn, sinkhorn_divergence, sinkhorn_points
 from lowla._sketch import sketch, sketch_operator
+from lowla._soft_impute import soft_impute, svt
 from lowla._streaming import StreamingSVD
 from lowla._transport import DivergenceResult, PointsTransportResult, TransportResult
 
@@ -66,6 +69,7 @@ __all__ = [
     "CRResult",
     "CURIndex",
     "CURResult",
+    "CompletionResult",
     "ConvergenceWarning",
     "CudaError",
     "DivergenceResult",
@@ -89,6 +93,7 @@ __all__ = [
     "TransportResult",
     "TwoSidedIDResult",
     "__version__",
+    "complete",
     "cr_select",
     "cur",
     "fftconv",
@@ -124,7 +129,9 @@ __all__ = [
     "sinkhorn_points",
     "sketch",
     "sketch_operator",
+    "soft_impute",
     "softmax",
+    "svt",
     "two_sided_interp_decomp",
     "use_backend",
 ]

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from lowla._arrays import Cost, Dense, Payload, Points
+    from lowla._arrays import Cost, Csr, Dense, Payload, Points
     from lowla._results import Array
 
 BackendName: TypeAlias = Literal["native", "cuda", "numba"]
@@ -258,6 +258,59 @@ class Backend(Protocol):
     def transport_gradient(
         self, cost: Points, f: Array, g: Array, reg: float
     ) -> tuple[Array, Array]: ...
+    def complete(
+        self,
+        M: Csr,
+        weights: Array | None,
+        k: int,
+        method: str,
+        loss: str,
+        solver: str,
+        bias: bool,
+        nonnegative: bool,
+        reg: float,
+        n_iter: int,
+        tol: float,
+        init: str,
+        U0: Array | None,
+        V0: Array | None,
+        key: int,
+        check_finite: bool,
+        monitor: Monitor | None,
+    ) -> tuple[Array, Array, float, Array | None, Array | None, Facts]: ...
+    def completion_holdout(self, M: Csr, fraction: float, key: int) -> npt.NDArray[np.bool_]: ...
+    def completion_predict(
+        self,
+        U: Array,
+        V: Array,
+        mean: float,
+        row_bias: Array | None,
+        col_bias: Array | None,
+        rows: npt.NDArray[np.int64],
+        cols: npt.NDArray[np.int64],
+    ) -> Array: ...
+    def completion_rmse(
+        self,
+        M: Csr,
+        weights: Array | None,
+        U: Array,
+        V: Array,
+        mean: float,
+        row_bias: Array | None,
+        col_bias: Array | None,
+    ) -> float: ...
+    def completion_svd(self, U: Array, V: Array) -> tuple[Array, Array, Array]: ...
+    def soft_impute(
+        self,
+        M: Csr,
+        lam: float,
+        rank_max: int,
+        n_iter: int,
+        tol: float,
+        key: int,
+        check_finite: bool,
+        monitor: Monitor | None,
+    ) -> tuple[Array, Array, Facts]: ...
     def logsumexp(self, X: Dense) -> Array: ...
     def softmax(self, X: Dense) -> Array: ...
     def pivoted_qr(
@@ -466,6 +519,11 @@ def _direct() -> Direct | None:
 # Functions that so far the compiled modules may lack, and those that only the CUDA module may.
 NUMBA_ONLY = frozenset(
     {
+        "complete",
+        "completion_holdout",
+        "completion_predict",
+        "completion_rmse",
+        "completion_svd",
         "cr_select",
         "cur",
         "fftconv",
@@ -486,6 +544,7 @@ NUMBA_ONLY = frozenset(
         "nystrom_columns",
         "pivoted_lu_rows",
         "pivoted_qr",
+        "soft_impute",
         "qrcp",
         "two_sided_id",
     }

@@ -346,6 +346,82 @@ class TransportInfo:
 
 
 @dataclass(frozen=True, repr=False)
+class CompletionInfo:
+    """What was asked of a low-rank completion, and what was measured of its answer.
+
+    Attributes
+    ----------
+    k, reg, tol, loss : what was asked; for `soft_impute` k is `rank_max` and reg is `lam`
+    rank : numerical rank of U Vᵀ
+    rmse : root mean square of the residuals of the fitted observations, measured (weighted, if
+        there are weights)
+    relative_residual : the same over the root mean square of the observations (minus their mean,
+        with biases)
+    holdout_rmse : root mean square of the residuals of the observations held out; NaN without
+    sweeps : sweeps over the observations
+    history : rmse after each sweep
+    converged : False where `tol` was not reached
+    method : "altmin", "scaled_gd" or "soft_impute"
+    solver : of the rows' regressions: "exact", "cg", "nonnegative"; "gradient" for scaled_gd
+    rows_undetermined, cols_undetermined : rows and columns with fewer than k observations
+        (`soft_impute`: with none)
+    components : connected components of the graph whose edges are the observations
+    gap : `soft_impute`: upper bound on (objective - minimum) / objective; NaN otherwise
+    backend : "native", "cuda" or "numba"
+    seconds : wall time of the call
+    """
+
+    k: int
+    reg: float
+    tol: float
+    loss: str
+    rank: int
+    rmse: float
+    relative_residual: float
+    holdout_rmse: float
+    sweeps: int
+    history: tuple[float, ...]
+    converged: bool
+    method: str
+    solver: str
+    rows_undetermined: int
+    cols_undetermined: int
+    components: int
+    gap: float
+    backend: str
+    seconds: float
+
+    @property
+    def identifiable(self) -> bool:
+        """False where the pattern alone rules out that the missing entries are determined.
+
+        That is, if it falls into several components or a row or column has too few observations.
+        True is no promise: a matrix with few large entries may have hidden them all.
+        """
+        return self.components == 1 and not self.rows_undetermined + self.cols_undetermined
+
+    def __repr__(self) -> str:
+        return "\n".join(["CompletionInfo", *self._lines()])
+
+    def _lines(self) -> list[str]:
+        held_out = "" if np.isnan(self.holdout_rmse) else f", held out {self.holdout_rmse:.6g}"
+        gap = "" if np.isnan(self.gap) else f", duality gap {self.gap:.3g}"
+        undetermined = f"{self.rows_undetermined} rows, {self.cols_undetermined} columns"
+        facts = {
+            "asked": f"k = {self.k}, reg = {self.reg:g}, loss {self.loss}, tol = {self.tol:g}",
+            "rank": self.rank,
+            "rmse": f"{self.rmse:.6g} (relative {self.relative_residual:.3g}){held_out}",
+            "converged": f"{self.converged}, {self.sweeps} sweeps{gap}",
+            "identifiable": f"{'not ruled out' if self.identifiable else False}: "
+            f"{self.components} components, undetermined {undetermined}",
+            "method": f"{self.method}, {self.solver}",
+            "backend": self.backend,
+            "seconds": f"{self.seconds:.3g}",
+        }
+        return [f"  {name:<15}{value}" for name, value in facts.items()]
+
+
+@dataclass(frozen=True, repr=False)
 class FisherInfo:
     """What an `InverseFisher` holds.
 

@@ -7,6 +7,7 @@ be read. Importing it imports numba.
 from __future__ import annotations
 
 from .columns import interp_decomp, qrcp, two_sided_id
+from .completion import complete, completion_predict, completion_rmse, completion_svd
 from .cr import cr_select
 from .cur import cur
 from .cur_index import index_anchors, index_query, index_search
@@ -50,16 +51,23 @@ from .monarch import (
     monarch_solve,
 )
 from .nystrom_columns import nystrom_columns
+from .observations import completion_holdout
 from .philox import philox, random_normal, random_signs
 from .pivoting import pivoted_lu_rows, pivoted_qr
 from .rsvd import rsvd, rsvd_stacked, stream_finish, stream_pass
 from .scores import leverage_scores, lewis_weights, row_scores, sample_rows
 from .sinkhorn import sinkhorn
 from .sketch import sketch_apply, sketch_entries, sketch_pattern
+from .soft_impute import soft_impute
 from .threads import features, get_num_threads, set_num_threads
 from .transport import transport_gradient, transport_plan, transport_sparse
 
 __all__ = [
+    "complete",
+    "completion_holdout",
+    "completion_predict",
+    "completion_rmse",
+    "completion_svd",
     "cr_select",
     "cur",
     "features",
@@ -120,6 +128,7 @@ __all__ = [
     "sketch_apply",
     "sketch_entries",
     "sketch_pattern",
+    "soft_impute",
     "softmax",
     "stream_finish",
     "stream_pass",

@@ -1,0 +1,189 @@
+"""What the completions return: two factors, and what they say about the other entries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from lowla import _backend, _checks
+from lowla._results import Array, CompletionInfo, RsvdInfo, SVDResult, _Named
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from lowla._arrays import Csr
+
+
+@dataclass(frozen=True)
+class Model:
+    """The factors and biases as a backend made them, and the pattern of the observations."""
+
+    U: Array
+    V: Array
+    mean: float
+    row_bias: Array | None
+    col_bias: Array | None
+    observed: Csr
+    wrap: Callable[[Array], Array]
+
+    def predict(self, rows: npt.NDArray[np.int64], cols: npt.NDArray[np.int64]) -> Array:
+        _, backend = _backend.select_for("completion_predict", "host")
+        return backend.completion_predict(
+            self.U, self.V, self.mean, self.row_bias, self.col_bias, rows, cols
+        )
+
+
+class CompletionResult(_Named[CompletionInfo]):
+    """A low-rank completion M ≈ U @ V.T (+ mean and biases); unpacks as `U, V = result`.
+
+    Attributes
+    ----------
+    U : (m, k) array
+    V : (n, k) array
+    info : CompletionInfo
+    """
+
+    _names = __match_args__ = ("U", "V")
+    _model: Model
+
+    def __new__(cls, values: Sequence[object], info: CompletionInfo, model: Model) -> Self:
+        self = super().__new__(cls, values, info)
+        object.__setattr__(self, "_model", model)
+        return self
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return tuple(self), self.info, self._model
+
+    @property
+    def U(self) -> Array:
+        """Factor of the rows, (m, k)."""
+        return cast(Array, self[0])
+
+    @property
+    def V(self) -> Array:
+        """Factor of the columns, (n, k)."""
+        return cast(Array, self[1])
+
+    @property
+    def mean(self) -> float:
+        """The mean of the observations (their median for loss "l1"); 0 without biases."""
+        return self._model.mean
+
+    @property
+    def row_bias(self) -> Array | None:
+        """What each row is above the mean, (m,); None without biases."""
+        bias = self._model.row_bias
+        return None if bias is None else self._model.wrap(bias)
+
+    @property
+    def col_bias(self) -> Array | None:
+        """What each column is above the mean, (n,); None without biases."""
+        bias = self._model.col_bias
+        return None if bias is None else self._model.wrap(bias)
+
+    def predict(self, rows: npt.ArrayLike, cols: npt.ArrayLike) -> Array:
+        """The completed entries (rows[t], cols[t]).
+
+        Parameters
+        ----------
+        rows, cols : int arrays that broadcast with each other
+            Indices from 0 to m - 1 and n - 1.
+
+        Returns
+        -------
+        array of the broadcast shape
+
+        Raises
+        ------
+        IndexError
+            If an index is negative or too large.
+        TypeError, ValueError
+            If the indices are not integers, or do not broadcast.
+        """
+        m, n = len(self._model.U), len(self._model.V)
+        i, j = np.broadcast_arrays(_indices("rows", rows, m), _indices("cols", cols, n))
+        found = self._model.predict(i.ravel(), j.ravel())
+        return self._model.wrap(found.reshape(i.shape))
+
+    def toarray(self) -> Array:
+        """All entries, (m, n)."""
+        m, n = len(self._model.U), len(self._model.V)
+        return self.predict(np.arange(m)[:, None], np.arange(n))
+
+    def svd(self) -> SVDResult:
+        """The singular value decomposition of U @ V.T, without the biases and without forming it.
+
+        Returns
+        -------
+        SVDResult
+            `U` (m, k), `S` (k,), `Vh` (k, n).
+        """
+        name, backend = _backend.select_for("completion_svd", "host")
+        U, S, Vh = backend.completion_svd(self._model.U, self._model.V)
+        k = len(S)
+        info = RsvdInfo(
+            k=k,
+            tol=None,
+            rank=min(k, self.info.rank),
+            error=0.0,
+            error_method="exact",
+            spectral_error=0.0,
+            passes=1,
+            iterations=0,
+            converged=True,
+            method="direct",
+            basis=k,
+            backend=name,
+            seconds=0.0,
+        )
+        return SVDResult([self._model.wrap(a) for a in (U, S, Vh)], info)
+
+    def top(
+        self, row: int, n: int, *, exclude_observed: bool = False
+    ) -> tuple[npt.NDArray[np.int64], Array]:
+        """The columns with the largest completed entries of a row, best first.
+
+        Parameters
+        ----------
+        row : int
+        n : int
+            How many; fewer come back where there are no more.
+        exclude_observed : bool, default False
+            Leave out the columns that were fitted in this row.
+
+        Returns
+        -------
+        cols : (n,) int64 array
+        scores : (n,) array
+
+        Raises
+        ------
+        IndexError
+            If there is no such row.
+        TypeError, ValueError
+            If `row` or `n` is not an int, or n < 1.
+        """
+        i = int(_indices("row", _checks.integer("row", row), len(self._model.U)))
+        count = _checks.count("n", n, least=1)
+        cols = np.arange(len(self._model.V))
+        if exclude_observed:
+            indptr, indices, _, _ = self._model.observed
+            seen = indices[int(indptr[i]) : int(indptr[i + 1])]
+            cols = np.delete(cols, seen)
+        scores = self._model.predict(np.full(len(cols), i), cols)
+        best = np.argsort(-scores, kind="stable")[:count]
+        return cols[best], self._model.wrap(scores[best])
+
+
+def _indices(name: str, value: npt.ArrayLike, size: int) -> npt.NDArray[np.int64]:
+    given = np.asarray(value)
+    if given.size and given.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got dtype {given.dtype}")
+    bad = (given < 0) | (given >= size)
+    if bad.any():
+        raise IndexError(f"{name} must be in 0..{size - 1}, got {int(given[bad].flat[0])}")
+    return given.astype(np.int64)
