@@ -116,6 +116,8 @@ class Session:
                 "pot",
                 "ott-jax",
                 "regot",
+                "cmfrec",
+                "skmatter",
             ),
             "notes": self.notes,
             "tables": {name: [row.data() for row in rows] for name, rows in self.tables.items()},

@@ -1,5 +1,6 @@
 // Picks the instruction set of the hot loops once, at first use (see core/simd.hpp).
 #include "lowla/core/simd.hpp"
+#include "lowla/core/simd_tiles.hpp"
 #include "lowla/core/simd_transport.hpp"
 
 #include <cstdlib>
@@ -31,6 +32,9 @@ namespace lowla::simd {
   extern const ExponentKernels<float> kExponentsFloat;                                             \
   extern const ExponentKernels<double> kExponentsDouble;                                           \
   extern const RowKernels kRows;                                                                   \
+  extern const FactorKernels<float> kFactorFloat;                                                  \
+  extern const FactorKernels<double> kFactorDouble;                                                \
+  extern const TileKernels kTiles;                                                                 \
   extern const SketchKernels<float> kSketchFloat;                                                  \
   extern const SketchKernels<double> kSketchDouble;                                                \
   extern const SparseKernels<float, std::int32_t> kSparseS32;                                      \
@@ -140,6 +144,9 @@ template <> const PlanKernels<double> &plans<double>() { LOWLA_PICK(kPlanDouble)
 template <> const ExponentKernels<float> &exponents<float>() { LOWLA_PICK(kExponentsFloat) }
 template <> const ExponentKernels<double> &exponents<double>() { LOWLA_PICK(kExponentsDouble) }
 const RowKernels &rows() { LOWLA_PICK(kRows) }
+template <> const FactorKernels<float> &factors<float>() { LOWLA_PICK(kFactorFloat) }
+template <> const FactorKernels<double> &factors<double>() { LOWLA_PICK(kFactorDouble) }
+const TileKernels &tiles() { LOWLA_PICK(kTiles) }
 template <> const SketchKernels<float> &sketching<float>() { LOWLA_PICK(kSketchFloat) }
 template <>
 const SketchKernels<double> &sketching<double>(){LOWLA_PICK(kSketchDouble)}

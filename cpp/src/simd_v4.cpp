@@ -4,4 +4,5 @@
 #include "simd_kernels.inl"
 #include "simd_sketch.inl"
 #include "simd_stored.inl"
+#include "simd_tiles.inl"
 #include "simd_transport.inl"

@@ -519,11 +519,6 @@ def _direct() -> Direct | None:
 # Functions that so far the compiled modules may lack, and those that only the CUDA module may.
 NUMBA_ONLY = frozenset(
     {
-        "complete",
-        "completion_holdout",
-        "completion_predict",
-        "completion_rmse",
-        "completion_svd",
         "cr_select",
         "cur",
         "fftconv",
@@ -544,13 +539,18 @@ NUMBA_ONLY = frozenset(
         "nystrom_columns",
         "pivoted_lu_rows",
         "pivoted_qr",
-        "soft_impute",
         "qrcp",
+        "soft_impute",
         "two_sided_id",
     }
 )
 HOST_ONLY = frozenset(
     {
+        "complete",
+        "completion_holdout",
+        "completion_predict",
+        "completion_rmse",
+        "completion_svd",
         "kron_solve_shifted",
         "logsumexp",
         "lp_regression",

@@ -41,6 +41,7 @@ Completion: TypeAlias = "tuple[Array, Array, float, Array | None, Array | None, 
 
 _CLIP = 8.0  # largest squared row norm of the start over their mean
 _LEAST_START = 1e-3  # smallest singular value of the start over the largest
+_STIR = 1e-3  # of normal numbers in the start, over its size
 _EXACT_RANK = 32  # up to it "auto" takes the exact solver
 _SAFE_EXPONENT = 200  # of two: entries and weights within it either way are taken as they are
 
@@ -72,7 +73,14 @@ def spectral_start(rows: Layout, n: int, k: int, key: int, robust: bool) -> tupl
     csr = (rows.indptr, rows.indices, scaled, (m, n))
     U, s, Vh, _ = rsvd(csr, k, 0.0, 10, -1, "auto", "auto", key, False, None)
     root = np.sqrt(np.maximum(s, _LEAST_START * s[0]))
-    return clipped(U) * root, clipped(Vh.T) * root
+    return stirred(clipped(U) * root, clipped(Vh.T) * root, key)
+
+
+def stirred(U: Array, V: Array, key: int) -> tuple[Array, Array]:
+    """The factors with a little of everything: a row that is zero in a column would stay so."""
+    both = random_normal(key, STREAM_FACTORS, len(U) + len(V), U.shape[1], "float64")
+    little = [_STIR * np.linalg.norm(X) / math.sqrt(X.size) for X in (U, V)]
+    return U + little[0] * both[: len(U)], V + little[1] * both[len(U) :]
 
 
 def clipped(U: Array) -> Array:

@@ -25,7 +25,12 @@ enum Stream : std::uint32_t {
   kStreamUniform = 6,
   kStreamDiagonal = 7,
   kStreamPermutation = 8,
+  kStreamHoldout = 9,
+  kStreamFactors = 10,
   kStreamRows = 16,
+  kStreamColumns = 17,
+  kStreamProduct = 18,
+  kStreamPivots = 19,
 };
 
 struct Words {

@@ -1,0 +1,479 @@
+// Ridge regressions of observed entries (see ridge_rows.hpp).
+#include "lowla/ridge_rows.hpp"
+
+#include "lowla/core/simd_tiles.hpp"
+
+#include "host_rows.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace lowla {
+
+using rows::scratch;
+using threads::parallel_for;
+
+namespace {
+
+constexpr double kEps = std::numeric_limits<double>::epsilon();
+/// Entries of a tile whose Gram matrix is summed: in the first-level cache for usual k.
+constexpr index kGramEntries = 64;
+/// Numbers of a tile that several products with one row's entries share: in the second-level cache.
+constexpr index kTileNumbers = 1 << 16;
+/// Taken off again by the refinement of `solve`; keeps singular systems apart from zero pivots.
+constexpr double kFloor = 16 * kEps;
+/// Coordinate descent: cycles at most, and the change of a coordinate, relative to the largest, at
+/// which it ends.
+constexpr index kCycles = 200;
+constexpr double kDescentAccuracy = 1e-14;
+
+index padded(index k) {
+  return (k + simd::kTilePad) / simd::kTilePad * simd::kTilePad; // more than k
+}
+
+std::size_t at(index i) { return static_cast<std::size_t>(i); }
+std::vector<double> numbers(index n) { return std::vector<double>(at(n), 0.0); }
+
+/// f(first row, last row) for all chunks, in parallel; what it returns, in the order of the rows.
+template <class S, class F> double sum_chunks(const Observations<S> &entries, F &&f) {
+  const auto spans = chunks_by_entries(entries.indptr, entries.m);
+  std::vector<std::pair<index, double>> sums(spans.size());
+  parallel_for(static_cast<index>(spans.size()), [&](index c) {
+    const auto [first, last] = spans[static_cast<std::size_t>(c)];
+    sums[static_cast<std::size_t>(c)] = {first, f(first, last)};
+  });
+  std::sort(sums.begin(), sums.end());
+  double total = 0;
+  for (const auto &[row, sum] : sums)
+    total += sum;
+  return total;
+}
+
+template <class S, class F> void for_chunks(const Observations<S> &entries, F &&f) {
+  sum_chunks(entries, [&](index first, index last) {
+    f(first, last);
+    return 0.0;
+  });
+}
+
+/// Scratch memory of a thread.
+enum Slot { kTileSlot, kGramSlot, kWorkSlot, kSolutionSlot };
+
+/// The tiles of one thread.
+template <class S> class Tiles {
+public:
+  const index k, ldt;
+
+  Tiles(const RowProblem<S> &problem, index entries)
+      : k(problem.F.cols), ldt(padded(k)), problem_(problem), entries_(entries),
+        tile_(scratch<double>(entries * ldt, kTileSlot)) {}
+
+  /// f(tile, entries) for the entries of a row in their order. A row that fits is gathered once.
+  template <class F> void of_row(index i, F &&f) {
+    const auto &o = problem_.entries;
+    const index begin = static_cast<index>(o.indptr[i]), count = o.count(i);
+    for (index done = 0; done < count; done += entries_) {
+      const index size = std::min(entries_, count - done);
+      if (held_ != i || size < count)
+        gather(begin + done, size);
+      held_ = i;
+      f(static_cast<const double *>(tile_), size);
+    }
+  }
+
+private:
+  void gather(index at, index size) {
+    const auto &o = problem_.entries;
+    simd::factors<S>().gather(problem_.F.row(0), problem_.F.ld, problem_.offset, k, o.indices + at,
+                              o.values + at, o.weights == nullptr ? nullptr : o.weights + at, size,
+                              tile_, ldt);
+  }
+
+  const RowProblem<S> &problem_;
+  const index entries_;
+  double *tile_;
+  index held_ = -1;
+};
+
+template <class S> Tiles<S> tiles_for_products(const RowProblem<S> &problem) {
+  return Tiles<S>(problem, std::max(kGramEntries, kTileNumbers / padded(problem.F.cols)));
+}
+
+/// Cholesky factor of G + ridge I (order n, rows `ld` apart) in L; false at a pivot lost in
+/// rounding.
+bool cholesky(const double *G, index ld, index n, double ridge, double *L) {
+  for (index a = 0; a < n; ++a) {
+    double *row = L + a * n;
+    for (index c = 0; c < a; ++c) {
+      double x = G[a * ld + c];
+      for (index d = 0; d < c; ++d)
+        x -= row[d] * L[c * n + d];
+      row[c] = x / L[c * n + c];
+    }
+    const double whole = G[a * ld + a] + ridge;
+    double x = whole;
+    for (index d = 0; d < a; ++d)
+      x -= row[d] * row[d];
+    if (!(x > 16 * static_cast<double>(n) * kEps * whole))
+      return false;
+    row[a] = std::sqrt(x);
+  }
+  return true;
+}
+
+/// x := (G + ridge I)^-1 x, with a larger ridge where that is singular to rounding.
+void solve_small(const double *G, index ld, index n, double ridge, double *L, double *x) {
+  double trace = 0;
+  for (index a = 0; a < n; ++a)
+    trace += G[a * ld + a];
+  double more = 64 * static_cast<double>(n) * kEps * trace;
+  while (!cholesky(G, ld, n, ridge, L)) {
+    if (!(more > 0 && more < std::numeric_limits<double>::infinity())) {
+      std::fill(x, x + n, more == 0 ? 0.0 : std::numeric_limits<double>::quiet_NaN());
+      return;
+    }
+    ridge += more;
+    more *= 16;
+  }
+  for (index a = 0; a < n; ++a) {
+    for (index c = 0; c < a; ++c)
+      x[a] -= L[a * n + c] * x[c];
+    x[a] /= L[a * n + a];
+  }
+  for (index a = n - 1; a >= 0; --a) {
+    for (index c = a + 1; c < n; ++c)
+      x[a] -= L[c * n + a] * x[c];
+    x[a] /= L[a * n + a];
+  }
+}
+
+/// Rows with fewer entries than unknowns, through the dual.
+template <class S> class ShortRow {
+public:
+  explicit ShortRow(index k) : k_(k), G_(numbers(k * k)), L_(numbers(k * k)), b_(numbers(k)) {}
+
+  /// Returns the sum of squares that is left.
+  double solve(Tiles<S> &tiles, index i, double ridge, double *u) {
+    std::fill(u, u + k_, 0.0);
+    double squares = 0;
+    tiles.of_row(i, [&](const double *T, index count) { // k entries fit a tile
+      const index ldt = tiles.ldt;
+      for (index a = 0; a < count; ++a) {
+        b_[at(a)] = T[a * ldt + k_];
+        for (index c = 0; c <= a; ++c) {
+          double dot = 0;
+          for (index j = 0; j < k_; ++j)
+            dot += T[a * ldt + j] * T[c * ldt + j];
+          G_[at(a * k_ + c)] = dot;
+        }
+      }
+      solve_small(G_.data(), k_, count, ridge, L_.data(), b_.data());
+      for (index a = 0; a < count; ++a)
+        for (index j = 0; j < k_; ++j)
+          u[j] += b_[at(a)] * T[a * ldt + j];
+      for (index a = 0; a < count; ++a) {
+        double r = T[a * ldt + k_];
+        for (index j = 0; j < k_; ++j)
+          r -= T[a * ldt + j] * u[j];
+        squares += r * r;
+      }
+    });
+    return squares;
+  }
+
+private:
+  index k_;
+  std::vector<double> G_, L_, b_;
+};
+
+/// Systems of rows that are solved together.
+class Systems {
+public:
+  Systems(index k, index ldt)
+      : k_(k), ldt_(ldt), stride_((k + 1) * ldt),
+        G_(scratch<double>(simd::kSystems * stride_, kGramSlot)),
+        work_(scratch<double>((k + 1) * (k + 6) / 2 * simd::kSystems, kWorkSlot)),
+        X_(scratch<double>(simd::kSystems * (k + 1), kSolutionSlot)) {
+    clear();
+  }
+
+  bool full() const { return count_ == simd::kSystems; }
+  /// The matrix of the next row.
+  double *next(index row) {
+    rows_[count_] = row;
+    return G_ + count_++ * stride_;
+  }
+  /// Solves what is there; returns the sum of squares that is left.
+  double solve(double ridge, Factor &out) {
+    if (count_ == 0)
+      return 0;
+    simd::tiles().solve(G_, stride_, ldt_, k_, ridge, kFloor, work_, X_);
+    double squares = 0;
+    for (index s = 0; s < count_; ++s) {
+      const double *x = X_ + s * (k_ + 1);
+      std::copy(x, x + k_, out.row(rows_[s]));
+      squares += x[k_];
+    }
+    clear();
+    return squares;
+  }
+
+private:
+  void clear() {
+    count_ = 0;
+    std::fill(G_, G_ + simd::kSystems * stride_, 0.0);
+  }
+
+  index k_, ldt_, stride_;
+  double *G_, *work_, *X_;
+  index rows_[simd::kSystems] = {};
+  index count_ = 0;
+};
+
+} // namespace
+
+template <class S> double exact_rows(const RowProblem<S> &problem, double ridge, Factor &out) {
+  const index k = problem.F.cols;
+  return sum_chunks(problem.entries, [&](index first, index last) {
+    Tiles<S> tiles(problem, std::max(kGramEntries, k));
+    Systems systems(k, tiles.ldt);
+    ShortRow<S> short_row(k);
+    double squares = 0;
+    for (index i = first; i < last; ++i) {
+      if (problem.entries.count(i) < k) {
+        squares += short_row.solve(tiles, i, ridge, out.row(i));
+        continue;
+      }
+      double *G = systems.next(i);
+      tiles.of_row(i, [&](const double *T, index count) {
+        simd::tiles().gram(T, tiles.ldt, count, k + 1, G);
+      });
+      if (systems.full())
+        squares += systems.solve(ridge, out);
+    }
+    return squares + systems.solve(ridge, out);
+  });
+}
+
+namespace {
+
+/// One row's conjugate gradients.
+template <class S> class GradientRow {
+public:
+  GradientRow(Tiles<S> &tiles, double ridge)
+      : tiles_(tiles), k_(tiles.k), ridge_(ridge), x_(numbers(tiles.ldt)), r_(x_), q_(x_), d_(x_) {}
+
+  /// Returns the sum of squares that is left.
+  double solve(index i, index steps, double *u) {
+    double squares = start(i, u), rz = 0;
+    for (index a = 0; a < k_; ++a)
+      rz += r_[at(a)] * x_[at(a)];
+    squares += ridge_ * squared(u); // the objective, from here on
+    for (index step = 0; step < steps && rz > 0; ++step) {
+      // x_ is the direction, its last number 0
+      fill(q_);
+      tiles_.of_row(i, [&](const double *T, index count) {
+        simd::tiles().apply(T, tiles_.ldt, count, x_.data(), q_.data());
+      });
+      double curvature = 0;
+      for (index a = 0; a < k_; ++a) {
+        q_[at(a)] += ridge_ * x_[at(a)];
+        curvature += x_[at(a)] * q_[at(a)];
+      }
+      if (!(curvature > 0))
+        break;
+      const double alpha = rz / curvature, before = rz;
+      squares -= alpha * rz;
+      rz = 0;
+      for (index a = 0; a < k_; ++a) {
+        u[a] += alpha * x_[at(a)];
+        r_[at(a)] -= alpha * q_[at(a)];
+        rz += r_[at(a)] * r_[at(a)] * d_[at(a)];
+      }
+      for (index a = 0; a < k_; ++a)
+        x_[at(a)] = r_[at(a)] * d_[at(a)] + rz / before * x_[at(a)];
+    }
+    return std::max(squares - ridge_ * squared(u), 0.0);
+  }
+
+private:
+  static void fill(std::vector<double> &x) { std::fill(x.begin(), x.end(), 0.0); }
+
+  double squared(const double *u) const {
+    double sum = 0;
+    for (index a = 0; a < k_; ++a)
+      sum += u[a] * u[a];
+    return sum;
+  }
+
+  /// r = T^T W (y - F u) - ridge u, d = 1 / diagonal, x = d r; returns the sum of squares.
+  double start(index i, const double *u) {
+    fill(x_);
+    fill(r_);
+    fill(d_);
+    std::copy(u, u + k_, x_.begin());
+    x_[at(k_)] = -1.0;
+    double squares = 0;
+    tiles_.of_row(i, [&](const double *T, index count) {
+      squares += simd::tiles().apply(T, tiles_.ldt, count, x_.data(), r_.data());
+      simd::tiles().diagonal(T, tiles_.ldt, count, d_.data());
+    });
+    x_[at(k_)] = 0.0;
+    for (index a = 0; a < k_; ++a) {
+      r_[at(a)] = -r_[at(a)] - ridge_ * u[a];
+      const double whole = d_[at(a)] + ridge_;
+      d_[at(a)] = whole > 0 ? 1.0 / whole : 0.0;
+      x_[at(a)] = r_[at(a)] * d_[at(a)];
+    }
+    return squares;
+  }
+
+  Tiles<S> &tiles_;
+  const index k_;
+  const double ridge_;
+  std::vector<double> x_, r_, q_, d_;
+};
+
+/// The vector whose product with a tile are a row's residuals, with the other sign.
+class RowResiduals {
+public:
+  template <class S>
+  explicit RowResiduals(const Tiles<S> &tiles) : k_(tiles.k), x_(numbers(tiles.ldt)) {}
+  /// (u, -1)
+  const double *against(const double *u) {
+    std::copy(u, u + k_, x_.begin());
+    x_[at(k_)] = -1.0;
+    return x_.data();
+  }
+
+private:
+  index k_;
+  std::vector<double> x_;
+};
+
+} // namespace
+
+template <class S>
+double cg_rows(const RowProblem<S> &problem, double ridge, index steps, Factor &out) {
+  const index k = problem.F.cols;
+  return sum_chunks(problem.entries, [&](index first, index last) {
+    Tiles<S> tiles = tiles_for_products(problem);
+    GradientRow<S> gradients(tiles, ridge);
+    ShortRow<S> short_row(k);
+    double squares = 0;
+    for (index i = first; i < last; ++i)
+      squares += problem.entries.count(i) < k ? short_row.solve(tiles, i, ridge, out.row(i))
+                                              : gradients.solve(i, steps, out.row(i));
+    return squares;
+  });
+}
+
+template <class S> void nonnegative_rows(const RowProblem<S> &problem, double ridge, Factor &out) {
+  const index k = problem.F.cols;
+  for_chunks(problem.entries, [&](index first, index last) {
+    Tiles<S> tiles(problem, kGramEntries);
+    const index ld = tiles.ldt;
+    std::vector<double> gram = numbers((k + 1) * ld);
+    double *G = gram.data();
+    for (index i = first; i < last; ++i) {
+      std::fill(gram.begin(), gram.end(), 0.0);
+      tiles.of_row(
+          i, [&](const double *T, index count) { simd::tiles().gram(T, ld, count, k + 1, G); });
+      for (index a = 0; a < k; ++a) {
+        for (index c = 0; c < a; ++c)
+          G[c * ld + a] = G[a * ld + c];
+        G[a * ld + a] += ridge;
+      }
+      const double *b = G + k * ld;
+      double *u = out.row(i);
+      for (index cycle = 0; cycle < kCycles; ++cycle) {
+        double moved = 0, largest = 0;
+        for (index a = 0; a < k; ++a) {
+          const double *g = G + a * ld;
+          double x = 0;
+          if (g[a] > 0) {
+            double slope = b[a];
+            for (index c = 0; c < k; ++c)
+              slope -= g[c] * u[c];
+            x = std::max(u[a] + slope / g[a], 0.0);
+          }
+          moved = std::max(moved, std::fabs(x - u[a]));
+          largest = std::max(largest, x);
+          u[a] = x;
+        }
+        if (moved <= kDescentAccuracy * largest)
+          break;
+      }
+    }
+  });
+}
+
+template <class S> double residual2(const RowProblem<S> &problem, const Factor &U) {
+  return sum_chunks(problem.entries, [&](index first, index last) {
+    Tiles<S> tiles(problem, kGramEntries);
+    RowResiduals residuals(tiles);
+    double y[kGramEntries], sum = 0;
+    for (index i = first; i < last; ++i) {
+      const double *x = residuals.against(U.row(i));
+      double in_row = 0;
+      tiles.of_row(i, [&](const double *T, index count) {
+        in_row += simd::tiles().product(T, tiles.ldt, count, x, y);
+      });
+      sum += in_row;
+    }
+    return sum;
+  });
+}
+
+template <class S> void residuals(const RowProblem<S> &problem, const Factor &U, double *out) {
+  Observations<S> plain = problem.entries;
+  plain.weights = nullptr;
+  const RowProblem<S> unweighted{plain, problem.offset, problem.F};
+  for_chunks(plain, [&](index first, index last) {
+    Tiles<S> tiles(unweighted, kGramEntries);
+    RowResiduals residuals(tiles);
+    double *to = out + plain.indptr[first];
+    for (index i = first; i < last; ++i) {
+      const double *x = residuals.against(U.row(i));
+      tiles.of_row(i, [&](const double *T, index count) {
+        simd::tiles().product(T, tiles.ldt, count, x, to);
+        for (index t = 0; t < count; ++t)
+          to[t] = -to[t];
+        to += count;
+      });
+    }
+  });
+}
+
+template <class S> Factor gradient_rows(const RowProblem<S> &problem, const Factor &U) {
+  Factor out(U.rows, U.cols);
+  out.zero();
+  for_chunks(problem.entries, [&](index first, index last) {
+    Tiles<S> tiles(problem, kGramEntries);
+    RowResiduals residuals(tiles);
+    std::vector<double> sum = numbers(tiles.ldt);
+    for (index i = first; i < last; ++i) {
+      const double *x = residuals.against(U.row(i));
+      std::fill(sum.begin(), sum.end(), 0.0);
+      tiles.of_row(i, [&](const double *T, index count) {
+        simd::tiles().apply(T, tiles.ldt, count, x, sum.data());
+      });
+      for (index a = 0; a < U.cols; ++a)
+        out.row(i)[a] = -sum[at(a)];
+    }
+  });
+  return out;
+}
+
+#define LOWLA_INSTANTIATE(S)                                                                       \
+  template double exact_rows(const RowProblem<S> &, double, Factor &);                             \
+  template double cg_rows(const RowProblem<S> &, double, index, Factor &);                         \
+  template void nonnegative_rows(const RowProblem<S> &, double, Factor &);                         \
+  template double residual2(const RowProblem<S> &, const Factor &);                                \
+  template void residuals(const RowProblem<S> &, const Factor &, double *);                        \
+  template Factor gradient_rows(const RowProblem<S> &, const Factor &);
+LOWLA_INSTANTIATE(float)
+LOWLA_INSTANTIATE(double)
+
+} // namespace lowla
