@@ -119,6 +119,7 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
   bindings::register_mfac(m);
   bindings::register_sinkhorn(m);
   bindings::register_completion(m);
+  bindings::register_cur(m);
   auto testing = m.def_submodule("_testing", "Internals, exposed for the tests.");
   testing.def("gemm", &bindings::gemm, py::arg("A"), py::arg("B"));
   testing.def("eigh", &bindings::small_eigh, py::arg("A"), py::arg("count") = -1);

@@ -200,5 +200,6 @@ void register_scores(py::module_ &m);
 void register_kron(py::module_ &m);
 void register_sinkhorn(py::module_ &m);
 void register_completion(py::module_ &m);
+void register_cur(py::module_ &m);
 
 } // namespace lowla::bindings

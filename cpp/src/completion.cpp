@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 
 namespace lowla {
 
@@ -193,11 +194,16 @@ Start started(const Observations<S> &rows, double mean, const CompletionRequest 
   return start;
 }
 
-/// An exponent of two to divide by, other than 0 only where squares might leave the range.
-template <class S> int safe_exponent(const S *values, index count, bool even) {
+template <class S> double largest_of(const S *values, index count) {
   double largest = 0;
   for (index t = 0; t < count; ++t)
     largest = std::max(largest, std::fabs(static_cast<double>(values[t])));
+  return largest;
+}
+
+/// An exponent of two to divide by, other than 0 only where squares might leave the range.
+template <class S> int safe_exponent(const S *values, index count, bool even) {
+  const double largest = largest_of(values, count);
   if (largest == 0 ||
       (largest > std::ldexp(1.0, -kSafeExponent) && largest < std::ldexp(1.0, kSafeExponent)))
     return 0;
@@ -305,8 +311,13 @@ Completion complete(const Observations<S> &M, const CompletionRequest &request, 
   Observations<S> rows = M;
   const int e = safe_exponent(M.values, nnz, true);
   const int f = M.weights == nullptr ? 0 : safe_exponent(M.weights, nnz, false);
-  if (e != 0 && request.bias)
-    throw ValueError("bias=True needs entries of M within 1e-60..1e60 in magnitude");
+  if (e != 0 && request.bias) {
+    char message[120];
+    std::snprintf(message, sizeof message,
+                  "bias=True needs entries of M within 1e-60..1e60 in magnitude, got %g",
+                  largest_of(M.values, nnz));
+    throw ValueError(message);
+  }
   std::vector<S> scaled;
   Numbers heavy;
   if (e != 0) {

@@ -511,6 +511,8 @@ def cur(
         raise ValueError(f"k + oversample must be at most {of} = {most}, got {got}")
     key = philox_key(rng)
     name, backend = _backend.select_for("cur", M.device)
+    if name == "native" and (error is not None or M.kind == "operator"):
+        name, backend = _backend.numba_instead_of(name, "cur with tol or of an operator")
     if 0 in M.shape:
         rows = cols = np.arange(0)
         U, facts = M.empty(0, 0), _EMPTY
