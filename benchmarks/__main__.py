@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.session import Session
 
-FAMILIES = ("rsvd", "sketch", "lstsq", "kron", "monarch", "mfac", "sinkhorn", "completion")
+FAMILIES = ("rsvd", "sketch", "lstsq", "kron", "monarch", "mfac", "sinkhorn", "completion", "cur")
 
 
 def main() -> None:
