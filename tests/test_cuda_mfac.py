@@ -6,16 +6,15 @@ that all ways are taken. `OnGpu` are arrays that mix with those of NumPy as litt
 
 from __future__ import annotations
 
-import contextlib
-import types
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import gpu_arrays
 import lowla
 import test_mfac as mfac
+from gpu_arrays import OnGpu
 from lowla import _arrays, _backend
 from strategies import LAYOUTS
 from tolerances import eps, tol
@@ -194,60 +193,6 @@ def test_emulated_functions_refuse_what_does_not_fit(emulated):
 
 # Arrays on the GPU
 
-
-class OnGpu(np.lib.mixins.NDArrayOperatorsMixin):
-    """An array that NumPy's functions take, but not together with one in main memory."""
-
-    __module__ = "cupy"
-    device = contextlib.nullcontext()
-
-    def __init__(self, held):
-        self._held = held
-
-    def __array__(self, *_, **__):
-        raise TypeError("implicit conversion to a NumPy array")
-
-    def __array_ufunc__(self, ufunc, method, *inputs, **options):
-        return on_gpu(getattr(ufunc, method)(*map(held, inputs), **options))
-
-    def __array_function__(self, function, _, arguments, options):
-        taken = [
-            [held(a) for a in argument] if isinstance(argument, list) else held(argument)
-            for argument in arguments
-        ]
-        return on_gpu(function(*taken, **options))
-
-    def __getattr__(self, name):
-        value = getattr(self._held, name)
-        if not callable(value):
-            return on_gpu(value)
-        return lambda *arguments, **options: on_gpu(value(*arguments, **options))
-
-    def __getitem__(self, key):
-        return on_gpu(self._held[held(key) if isinstance(key, OnGpu | np.ndarray) else key])
-
-    def __setitem__(self, key, value):
-        self._held[key] = held(value)
-
-    def __len__(self):
-        return len(self._held)
-
-    def __bool__(self):
-        return bool(self._held)
-
-    def get(self):
-        return self._held.copy()
-
-
-def on_gpu(value):
-    return OnGpu(value) if isinstance(value, np.ndarray | np.bool_) else value
-
-
-def held(value):
-    assert not isinstance(value, np.ndarray), "NumPy and CuPy arrays do not mix"
-    return value._held if isinstance(value, OnGpu) else value
-
-
 # Which arguments are in main memory, and whether the result is.
 IN_MAIN_MEMORY = {
     "fisher_gram": ({"mask"}, True),
@@ -267,49 +212,10 @@ IN_MAIN_MEMORY = {
 }
 
 
-class Gpu(types.ModuleType):
-    """The emulation, with the arrays of its device as OnGpu."""
-
-    def __init__(self, module):
-        super().__init__("_cuda")
-        self._module = module
-
-    def __getattr__(self, name):
-        function, (host, result_on_host) = getattr(self._module, name), IN_MAIN_MEMORY[name]
-        names = mfac_parameters(name)
-
-        def call(*arguments):
-            taken = []
-            for parameter, value in zip(names, arguments, strict=True):
-                if parameter in host:
-                    assert not isinstance(value, OnGpu), (name, parameter)
-                    taken.append(value)
-                else:
-                    taken.append(
-                        [held(a) for a in value] if isinstance(value, list) else held(value)
-                    )
-            found = function(*taken)
-            return found if result_on_host else on_gpu(found)
-
-        return call
-
-
-def mfac_parameters(name):
-    function = getattr(_backend.Backend, name)
-    return [p for p in function.__annotations__ if p != "return"]
-
-
 @pytest.fixture
 def gpu(module, monkeypatch):
     """CuPy and the CUDA backend, as far as they are needed."""
-    monkeypatch.setitem(_backend._LOADERS, "cuda", lambda: (Gpu(module), None))
-    cupy = types.SimpleNamespace(
-        asarray=lambda a: a if isinstance(a, OnGpu) else OnGpu(np.array(a)),
-        asnumpy=lambda a: a.get(),
-        zeros=lambda *a: OnGpu(np.zeros(*a)),
-    )
-    monkeypatch.setattr(_arrays, "_cupy", lambda: cupy)
-    return cupy
+    return gpu_arrays.install(module, IN_MAIN_MEMORY, monkeypatch)
 
 
 def everything(Finv, w, X, g):

@@ -119,6 +119,18 @@ def test_cupy_arrays_are_computed_on_the_gpu(cupy):
     assert relative_error(A.get(), *(a.get() for a in result)) <= tol(np.float64, 40)
 
 
+def test_transport_and_softmax_of_cupy_arrays(cupy):
+    C = cupy.random.default_rng(0).random((40, 30))
+    result = lowla.sinkhorn(None, None, C, 0.05)
+    assert result.info.backend == "cuda"
+    assert all(isinstance(a, cupy.ndarray) for a in (*result, result.plan))
+    np.testing.assert_allclose(result.plan.get().sum(axis=1), 1 / 40, rtol=1e-8)
+    points = lowla.sinkhorn_points(C[:, :2], C[:9, :2], 0.05)
+    assert isinstance(points.grad_X, cupy.ndarray)
+    shares = lowla.softmax(C, axis=0)
+    np.testing.assert_allclose(shares.sum(axis=0).get(), 1.0, rtol=tol(np.float64, 40))
+
+
 def test_cuda_tensors_are_computed_on_the_gpu(cupy, torch):
     if not torch.cuda.is_available():
         pytest.skip("torch has no CUDA device")

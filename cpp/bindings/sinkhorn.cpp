@@ -1,35 +1,16 @@
 // Bindings of entropic optimal transport, log-sum-exp and softmax.
-#include "lowla/sinkhorn.hpp"
-
-#include "request.hpp"
+#include "sinkhorn_request.hpp"
 
 namespace lowla::bindings {
 namespace {
-
-using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
-
-Vector vector_from(const Doubles &values) {
-  return Vector(values.data(), values.data() + values.size());
-}
-py::array_t<double> array_from(const Vector &values) {
-  return py::array_t<double>(static_cast<py::ssize_t>(values.size()), values.data());
-}
 
 struct Points {
   Doubles X, Y;
   Metric metric;
 
   explicit Points(const py::tuple &cost)
-      : X(py::cast<Doubles>(cost[0])), Y(py::cast<Doubles>(cost[1])) {
-    const auto name = py::cast<std::string>(cost[2]);
-    if (name == "sqeuclidean")
-      metric = Metric::kSquaredEuclidean;
-    else if (name == "euclidean")
-      metric = Metric::kEuclidean;
-    else if (name == "cityblock")
-      metric = Metric::kCityblock;
-    else
-      throw ValueError("unknown metric \"" + name + "\"");
+      : X(py::cast<Doubles>(cost[0])), Y(py::cast<Doubles>(cost[1])),
+        metric(metric_of(py::cast<std::string>(cost[2]))) {
     if (X.ndim() != 2 || Y.ndim() != 2 || X.shape(1) != Y.shape(1))
       throw ValueError("X and Y must be points of one dimension");
   }
@@ -56,11 +37,6 @@ struct HeldCost {
     else
       throw py::type_error("C must be float32 or float64");
   }
-
-  void require(const Vector &f, const Vector &g, const char *names) const {
-    if (static_cast<index>(f.size()) != cost->m || static_cast<index>(g.size()) != cost->n)
-      throw ValueError(std::string(names) + " must have an entry for each row and column of C");
-  }
 };
 
 py::tuple solve(const Doubles &a, const Doubles &b, const py::object &cost, double reg,
@@ -68,39 +44,15 @@ py::tuple solve(const Doubles &a, const Doubles &b, const py::object &cost, doub
                 double sparsity, const py::object &f0, const py::object &g0, bool check_finite,
                 const py::object &monitor) {
   const HeldCost held(cost);
-  const Vector weights_a = vector_from(a), weights_b = vector_from(b);
-  held.require(weights_a, weights_b, "a and b");
   const TransportRequest request{
       reg, tol, method, max_iter, warmup, sparsity, held.points.has_value(), make_monitor(monitor)};
-  Vector f, g;
-  const bool started = !f0.is_none() && !g0.is_none();
-  if (started) {
-    f = vector_from(py::cast<Doubles>(f0));
-    g = vector_from(py::cast<Doubles>(g0));
-    held.require(f, g, "f0 and g0");
-  }
-  const Transport result = without_gil([&] {
-    return sinkhorn(weights_a, weights_b, *held.cost, request, started ? &f : nullptr,
-                    started ? &g : nullptr, check_finite);
-  });
-  py::dict facts;
-  facts["marginal_error"] = result.facts.marginal_error;
-  facts["value"] = result.facts.value;
-  facts["value_linear"] = result.facts.value_linear;
-  facts["sweeps"] = result.facts.sweeps;
-  facts["newton_steps"] = result.facts.newton_steps;
-  facts["cg_iterations"] = result.facts.cg_iterations;
-  facts["converged"] = result.facts.converged;
-  facts["method"] = result.facts.method;
-  facts["fallback"] = result.facts.fallback;
-  facts["density"] = result.facts.density;
-  return py::make_tuple(array_from(result.f), array_from(result.g), facts);
+  return solve_transport(a, b, *held.cost, request, f0, g0, check_finite);
 }
 
 py::array plan(const py::object &cost, const Doubles &f, const Doubles &g, double reg) {
   const HeldCost held(cost);
   const Vector left = vector_from(f), right = vector_from(g);
-  held.require(left, right, "f and g");
+  require_fits(*held.cost, left, right, "f and g");
   const auto fill = [&](auto zero) -> py::array {
     using R = decltype(zero);
     py::array_t<R> P({held.cost->m, held.cost->n});
@@ -116,15 +68,7 @@ py::array plan(const py::object &cost, const Doubles &f, const Doubles &g, doubl
 py::tuple sparse(const py::object &cost, const Doubles &f, const Doubles &g, double reg,
                  double threshold) {
   const HeldCost held(cost);
-  const Vector left = vector_from(f), right = vector_from(g);
-  held.require(left, right, "f and g");
-  const SparsePlan P = without_gil([&] {
-    return *held.cost->sparse(left, right, reg, threshold, std::numeric_limits<double>::infinity());
-  });
-  return py::make_tuple(
-      py::array_t<std::int64_t>(static_cast<py::ssize_t>(P.indptr.size()), P.indptr.data()),
-      py::array_t<std::int32_t>(static_cast<py::ssize_t>(P.indices.size()), P.indices.data()),
-      array_from(P.data));
+  return sparse_transport(*held.cost, vector_from(f), vector_from(g), reg, threshold);
 }
 
 py::tuple gradient(const py::tuple &cost, const Doubles &f, const Doubles &g, double reg) {

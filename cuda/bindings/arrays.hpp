@@ -155,5 +155,6 @@ void register_lstsq(py::module_ &m);
 void register_scores(py::module_ &m);
 void register_kron(py::module_ &m);
 void register_mfac(py::module_ &m);
+void register_sinkhorn(py::module_ &m);
 
 } // namespace lowla::bindings::gpu

@@ -27,4 +27,5 @@ PYBIND11_MODULE(LOWLA_MODULE, m, pybind11::mod_gil_not_used()) {
   bindings::gpu::register_scores(m);
   bindings::gpu::register_kron(m);
   bindings::gpu::register_mfac(m);
+  bindings::gpu::register_sinkhorn(m);
 }

@@ -131,6 +131,11 @@ class Matrix:
         array = self.csr[2] if self.kind == "csr" else self.dense
         return cast("AbstractContextManager[object]", cast(Any, array).device)
 
+    def wrap_host(self, a: Array) -> Array:
+        """A result in main memory as the caller's kind of array, where this matrix is."""
+        with self.current_device():
+            return self.wrap(cast(Array, placed(a, self.device)))
+
     @property
     def real_dtype(self) -> np.dtype[np.inexact]:
         return np.dtype(self.dtype.char.lower())

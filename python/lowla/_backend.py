@@ -550,16 +550,10 @@ HOST_ONLY = frozenset(
         "completion_svd",
         "cur",
         "kron_solve_shifted",
-        "logsumexp",
         "lp_regression",
         "monarch_project",
         "pivoted_lu_rows",
         "pivoted_qr",
-        "sinkhorn",
-        "softmax",
-        "transport_gradient",
-        "transport_plan",
-        "transport_sparse",
     }
 )
 

@@ -36,8 +36,6 @@ def logsumexp(X: ArrayLike, axis: int | None = None) -> Array:
         If X is a scalar or has no such axis.
     TypeError
         If X is complex or not numeric, or axis is no int.
-    NotImplementedError
-        If X is on the GPU.
 
     Notes
     -----
@@ -59,10 +57,12 @@ def logsumexp(X: ArrayLike, axis: int | None = None) -> Array:
     """
     M, backend = _real_array(X, "logsumexp")
     if axis is None:
-        return M.wrap(backend.logsumexp(M.dense.ravel(order="K")[None, :]).reshape(()))[()]
+        with M.current_device():
+            return M.wrap(backend.logsumexp(_flat(M.dense)[None, :]).reshape(()))[()]
     number = _axis(axis, M.shape)
     shape = M.shape[:number] + M.shape[number + 1 :]
-    return M.wrap(backend.logsumexp(_rows(M, number)).reshape(shape))[()]
+    with M.current_device():
+        return M.wrap(backend.logsumexp(_rows(M, number)).reshape(shape))[()]
 
 
 def softmax(X: ArrayLike, axis: int = -1) -> Array:
@@ -85,8 +85,6 @@ def softmax(X: ArrayLike, axis: int = -1) -> Array:
         If X is a scalar or has no such axis.
     TypeError
         If X is complex or not numeric, or axis is no int.
-    NotImplementedError
-        If X is on the GPU.
 
     Notes
     -----
@@ -108,10 +106,11 @@ def softmax(X: ArrayLike, axis: int = -1) -> Array:
     """
     M, backend = _real_array(X, "softmax")
     number = _axis(axis, M.shape)
-    shares = backend.softmax(_rows(M, number))
-    if len(M.shape) == 1:
-        return M.wrap(shares[0])
-    return M.wrap(np.moveaxis(shares, -1, number))
+    with M.current_device():
+        shares = backend.softmax(_rows(M, number))
+        if len(M.shape) == 1:
+            return M.wrap(shares[0])
+        return M.wrap(np.moveaxis(shares, -1, number))
 
 
 def _real_array(X: ArrayLike, function: str) -> tuple[Matrix, Backend]:
@@ -127,6 +126,13 @@ def _axis(axis: object, shape: tuple[int, ...]) -> int:
     if not -len(shape) <= number < len(shape):
         raise ValueError(f"axis must be in {-len(shape)}..{len(shape) - 1}, got {number}")
     return number % len(shape)
+
+
+def _flat(a: Array) -> Array:
+    """All entries, in the order in which they lie in memory: no copy where they fill a stretch."""
+    axes = sorted(range(a.ndim), key=lambda axis: -abs(a.strides[axis]))
+    flat: Array = a.transpose(axes).reshape(-1)
+    return flat
 
 
 def _rows(M: Matrix, axis: int) -> Array:

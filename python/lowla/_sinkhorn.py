@@ -112,8 +112,6 @@ def sinkhorn(
         number > 0, or below 1e-15 of the range of C; or an option has no such value.
     TypeError
         If an array is not numeric, not dense or complex, or an option has the wrong type.
-    NotImplementedError
-        If the arrays are on the GPU.
 
     Warns
     -----
@@ -205,7 +203,7 @@ def sinkhorn_points(
 
     Raises
     ------
-    ValueError, TypeError, NotImplementedError
+    ValueError, TypeError
         As in `sinkhorn`; also if X or Y holds NaN or Inf or the points have different dimensions.
 
     Warns
@@ -275,7 +273,7 @@ def sinkhorn_divergence(
 
     Raises
     ------
-    ValueError, TypeError, NotImplementedError
+    ValueError, TypeError
         As in `sinkhorn_points`.
 
     Warns
@@ -415,7 +413,8 @@ def _vector(name: str, value: ArrayLike, size: int, like: Matrix) -> Matrix:
 
 
 def _double(vector: Matrix) -> Array:
-    return _arrays.cast_to(vector, np.dtype(np.float64), "the vector").dense
+    """In double precision and in main memory, where the iteration is, whatever the costs are on."""
+    return _arrays.to_host(_arrays.cast_to(vector, np.dtype(np.float64), "the vector").dense)
 
 
 def _weights(name: str, value: ArrayLike | None, size: int, like: Matrix) -> tuple[Array, float]:
@@ -481,11 +480,12 @@ class _TransportCall(Call[TransportInfo]):
 
     def solve(self) -> tuple[Array, Array, Facts]:
         options = self._options
+        others = [M.for_backend(self.name) for M in self._operands[1:]]
         with self:
             return self.backend.sinkhorn(
                 self._a,
                 self._b,
-                cost_payload([M.for_backend(self.name) for M in self._operands], self._metric),
+                cost_payload([self.M, *others], self._metric),
                 options.reg,
                 options.method,
                 options.tol,
@@ -521,7 +521,8 @@ class _TransportCall(Call[TransportInfo]):
             )
         value, linear = cast(float, facts["value"]), cast(float, facts["value_linear"])
         problem = Problem(self._operands, self._metric, self._options.reg, (f, g), value, linear)
-        return kind((self.M.wrap(f), self.M.wrap(g)), info, problem)
+        first = self._operands[0]
+        return kind((first.wrap_host(f), first.wrap_host(g)), info, problem)
 
     def _so_far(self, iteration: int, error: float) -> TransportInfo:
         return TransportInfo(

@@ -24,14 +24,14 @@ class Problem:
     operands: tuple[Matrix, ...]
     metric: str | None
     reg: float
-    potentials: tuple[Array, Array]  # as the backend made them
+    potentials: tuple[Array, Array]  # in main memory
     value: float
     value_linear: float
 
-    def backend_for(self, function: str) -> tuple[Backend, Cost]:
-        """The backend, and the cost as it takes it."""
+    def backend_for(self, function: str) -> tuple[Backend, list[Matrix]]:
+        """The backend, and the operands where it computes."""
         name, backend = _backend.select_for(function, self.operands[0].device)
-        return backend, cost_payload([M.for_backend(name) for M in self.operands], self.metric)
+        return backend, [M.for_backend(name) for M in self.operands]
 
 
 def cost_payload(operands: Sequence[Matrix], metric: str | None) -> Cost:
@@ -92,12 +92,15 @@ class TransportResult(_Named[TransportInfo]):
     @property
     def plan(self) -> Array:
         """P, (m, n), in the dtype of the cost matrix (float64 for points)."""
-        backend, cost = self._problem.backend_for("transport_plan")
-        found = backend.transport_plan(cost, *self._problem.potentials, self._problem.reg)
-        return self._problem.operands[0].wrap(found)
+        backend, operands = self._problem.backend_for("transport_plan")
+        cost = cost_payload(operands, self._problem.metric)
+        with operands[0].current_device():
+            found = backend.transport_plan(cost, *self._problem.potentials, self._problem.reg)
+            return operands[0].wrap(found)
 
     def plan_sparse(self, threshold: float) -> csr_array:
-        """The entries of the plan that are at least `threshold`, as a `scipy.sparse.csr_array`.
+        """The entries of the plan that are at least `threshold`, as a `scipy.sparse.csr_array` (in
+        main memory, wherever the costs are).
 
         Parameters
         ----------
@@ -116,7 +119,8 @@ class TransportResult(_Named[TransportInfo]):
         from scipy.sparse import csr_array
 
         number = _checks.positive("threshold", threshold)
-        backend, cost = self._problem.backend_for("transport_sparse")
+        backend, operands = self._problem.backend_for("transport_sparse")
+        cost = cost_payload(operands, self._problem.metric)
         potentials, reg = self._problem.potentials, self._problem.reg
         indptr, indices, data = backend.transport_sparse(cost, *potentials, reg, number)
         shape = (len(potentials[0]), len(potentials[1]))
@@ -152,12 +156,13 @@ class PointsTransportResult(TransportResult):
         return self._gradients()[1]
 
     def _gradients(self) -> tuple[Array, Array]:
-        backend, cost = self._problem.backend_for("transport_gradient")
-        by_x, by_y = backend.transport_gradient(
-            cast("Points", cost), *self._problem.potentials, self._problem.reg
-        )
-        X, Y = self._problem.operands
-        return X.wrap(by_x.astype(X.dtype)), Y.wrap(by_y.astype(Y.dtype))
+        backend, (X, Y) = self._problem.backend_for("transport_gradient")
+        cost = cast("Points", cost_payload([X, Y], self._problem.metric))
+        with X.current_device():
+            by_x, by_y = backend.transport_gradient(
+                cost, *self._problem.potentials, self._problem.reg
+            )
+            return X.wrap(by_x.astype(X.dtype)), Y.wrap(by_y.astype(Y.dtype))
 
 
 @dataclass(frozen=True, repr=False)
