@@ -116,39 +116,63 @@ double size_of(const Factor &X) {
   return std::sqrt(sum / static_cast<double>(X.rows * X.cols));
 }
 
-/// The leading singular vectors of the entries, in double or as they are stored.
-template <class T, class I>
-LowRankResult<Host<T>> leading(const I *indptr, const I *indices, const T *values, index m, index n,
-                               const CompletionRequest &request) {
+/// The leading singular vectors of the entries.
+template <class I>
+LowRankResult<Device> leading(const I *indptr, const I *indices, const double *values, index m,
+                              index n, const CompletionRequest &request) {
   LowRankRequest low_rank;
   low_rank.k = request.k;
   low_rank.key = request.key;
   low_rank.check_finite = false;
-  const auto matrix = Host<T>::csr(CsrView<T, I>{indptr, indices, values, m, n});
-  return LowRank<Host<T>>(*matrix, low_rank).svd();
+  const auto matrix = Device::csr(CsrView<double, I>{indptr, indices, values, m, n});
+  return LowRank<Device>(*matrix, low_rank).svd();
+}
+
+/// The same with the places of `rows`: one type of integers for both arrays.
+template <class S>
+LowRankResult<Device> leading(const Observations<S> &rows, const double *values,
+                              const CompletionRequest &request) {
+  const index nnz = rows.nnz();
+  if (nnz <= std::numeric_limits<std::int32_t>::max()) {
+    std::vector<std::int32_t> indptr(at(rows.m + 1));
+    std::transform(rows.indptr, rows.indptr + rows.m + 1, indptr.begin(),
+                   [](std::int64_t p) { return static_cast<std::int32_t>(p); });
+    return leading(indptr.data(), rows.indices, values, rows.m, rows.n, request);
+  }
+  const std::vector<std::int64_t> indices(rows.indices, rows.indices + nnz);
+  return leading(rows.indptr, indices.data(), values, rows.m, rows.n, request);
+}
+
+/// What the start is made of: w (y - mean), outliers clipped if robust; nothing where that is the
+/// values themselves.
+template <class S> Numbers start_values(const Observations<S> &rows, double mean, bool robust) {
+  if (std::is_same_v<S, double> && rows.weights == nullptr && mean == 0 && !robust)
+    return {};
+  Numbers values(at(rows.nnz()));
+  for_entries(rows.nnz(), [&](index first, index last) {
+    for (index t = first; t < last; ++t)
+      values[at(t)] = (static_cast<double>(rows.values[t]) - mean) *
+                      (rows.weights == nullptr ? 1.0 : rows.weights[t]);
+  });
+  const double limit = robust ? kOutlier * median(magnitudes(values)) : 0.0;
+  if (limit > 0)
+    for (double &x : values)
+      x = std::clamp(x, -limit, limit);
+  return values;
 }
 
 /// Balanced factors of the best rank-k approximation of the rescaled observations, clipped.
 template <class S>
 Start spectral_start(const Observations<S> &rows, double mean, const CompletionRequest &request) {
-  const index nnz = rows.nnz();
-  const auto weight = [&](index t) { return rows.weights == nullptr ? 1.0 : rows.weights[t]; };
-  const double total = sum_over(nnz, weight);
+  const double total = rows.weights == nullptr
+                           ? static_cast<double>(rows.nnz())
+                           : sum_over(rows.nnz(), [&](index t) { return rows.weights[t]; });
   const double scale = static_cast<double>(rows.m) * static_cast<double>(rows.n) / total;
-  Numbers values(at(nnz));
-  for_entries(nnz, [&](index first, index last) {
-    for (index t = first; t < last; ++t)
-      values[at(t)] = (static_cast<double>(rows.values[t]) - mean) * weight(t);
-  });
-  if (request.robust) {
-    const double limit = kOutlier * median(magnitudes(values));
-    if (limit > 0)
-      for (double &x : values)
-        x = std::clamp(x, -limit, limit);
-  }
-  const std::vector<std::int64_t> indices(rows.indices, rows.indices + nnz);
-  const auto r = leading<double, std::int64_t>(rows.indptr, indices.data(), values.data(), rows.m,
-                                               rows.n, request);
+  const Numbers values = start_values(rows, mean, request.robust);
+  const double *data = values.data();
+  if constexpr (std::is_same_v<S, double>)
+    data = values.empty() ? rows.values : data;
+  const auto r = leading(rows, data, request);
   Numbers roots(r.values.size());
   for (std::size_t a = 0; a < roots.size(); ++a)
     roots[a] = std::sqrt(scale * std::max(r.values[a], kLeastStart * r.values[0]));
