@@ -163,8 +163,11 @@ public:
         norms[at(a)] = std::sqrt(std::max(GU(a, a), 0.0) * std::max(GV(a, a), 0.0));
       return norms;
     }
-    if (diagonal_.empty())
-      return start();
+    if (diagonal_.empty()) { // the first time: both factors are general
+      const Numbers s = balance(fit_.U, fit_.V, k);
+      remember(s);
+      return s;
+    }
     // `moving` has a diagonal Gram matrix: it was the fixed factor of the last half sweep.
     const Numbers &d = diagonal_;
     auto C = leading(Device::gram(fixed));
@@ -215,28 +218,6 @@ private:
     for (index j = 0; j < fit_.k; ++j)
       std::copy(G.col(j), G.col(j) + fit_.k, out.col(j));
     return out;
-  }
-
-  /// The first time: both factors are general.
-  Numbers start() {
-    const index k = fit_.k;
-    const auto first = [&](const Factor &X) {
-      Factor out(X.rows, k);
-      out.zero();
-      for (index i = 0; i < X.rows; ++i)
-        std::copy(X.row(i), X.row(i) + k, out.row(i));
-      return out;
-    };
-    const BalancedFactors f = balanced(first(fit_.U), first(fit_.V));
-    for (index a = 0; a < k; ++a) {
-      const double root = std::sqrt(f.s[at(a)]);
-      for (index i = 0; i < fit_.U.rows; ++i)
-        fit_.U.row(i)[a] = f.left.row(i)[a] * root;
-      for (index j = 0; j < fit_.V.rows; ++j)
-        fit_.V.row(j)[a] = f.right.row(j)[a] * root;
-    }
-    remember(f.s);
-    return f.s;
   }
 
   /// The norms of the columns of both factors.
@@ -403,6 +384,26 @@ BalancedFactors balanced(const Factor &U, const Factor &V) {
         X->row(i)[a] = -X->row(i)[a];
   }
   return out;
+}
+
+Factor with_columns(const Factor &X, index columns) {
+  Factor out(X.rows, columns);
+  out.zero();
+  for (index i = 0; i < X.rows; ++i)
+    std::copy(X.row(i), X.row(i) + std::min(columns, X.cols), out.row(i));
+  return out;
+}
+
+std::vector<double> balance(Factor &U, Factor &V, index k) {
+  const BalancedFactors f = balanced(with_columns(U, k), with_columns(V, k));
+  for (index a = 0; a < k; ++a) {
+    const double root = std::sqrt(f.s[at(a)]);
+    for (index i = 0; i < U.rows; ++i)
+      U.row(i)[a] = f.left.row(i)[a] * root;
+    for (index j = 0; j < V.rows; ++j)
+      V.row(j)[a] = f.right.row(j)[a] * root;
+  }
+  return f.s;
 }
 
 double median(std::vector<double> values) {

@@ -189,15 +189,6 @@ Factor times_power(const Factor &X, int exponent) {
   return out;
 }
 
-/// The first columns, and room for another.
-Factor with_columns(const Factor &X, index columns) {
-  Factor out(X.rows, columns);
-  out.zero();
-  for (index i = 0; i < X.rows; ++i)
-    std::copy(X.row(i), X.row(i) + std::min(columns, X.cols), out.row(i));
-  return out;
-}
-
 template <class S>
 Start started(const Observations<S> &rows, double mean, const CompletionRequest &request, int e,
               const Factor *U0, const Factor *V0) {
@@ -289,15 +280,8 @@ Completion finished(Fit<S> &fit, const CompletionRequest &request, int e, bool c
   const index k = request.k, m = fit.U.rows, n = fit.V.rows;
   if (!all_finite(fit.U) || !all_finite(fit.V))
     return unknown(m, n, request);
-  const BalancedFactors f = balanced(with_columns(fit.U, k), with_columns(fit.V, k));
-  if (!request.nonnegative)
-    for (index a = 0; a < k; ++a) {
-      const double root = std::sqrt(f.s[at(a)]);
-      for (index i = 0; i < m; ++i)
-        fit.U.row(i)[a] = f.left.row(i)[a] * root;
-      for (index j = 0; j < n; ++j)
-        fit.V.row(j)[a] = f.right.row(j)[a] * root;
-    }
+  const Numbers s = request.nonnegative ? balanced(with_columns(fit.U, k), with_columns(fit.V, k)).s
+                                        : balance(fit.U, fit.V, k);
   Completion out{times_power(fit.U, e / 2), times_power(fit.V, e / 2), fit.mean, {}};
   round_to<S>(out.U);
   round_to<S>(out.V);
@@ -312,8 +296,8 @@ Completion finished(Fit<S> &fit, const CompletionRequest &request, int e, bool c
   facts.solver = request.scaled_gd ? "gradient" : fit.solver;
   const double level =
       static_cast<double>(std::max(m, n)) * static_cast<double>(std::numeric_limits<S>::epsilon());
-  for (const double s : f.s)
-    facts.rank += s > f.s.front() * level ? 1 : 0;
+  for (const double value : s)
+    facts.rank += value > s.front() * level ? 1 : 0;
   facts.rows_undetermined = count_short(fit.rows.indptr, m, k);
   facts.cols_undetermined = count_short(fit.cols.indptr, n, k);
   facts.components = components(fit.rows.indptr, fit.rows.indices, m, n);

@@ -350,8 +350,6 @@ private:
     std::vector<W> Y = l == A_.m ? entries() : sketch(l);
     Places perm = pivoted_qr(Y.data(), A_.n, l, A_.n, k, tolerance()).perm;
     perm.resize(at(k));
-    if (l == A_.m)
-      facts_.sketch_rows = 0;
     return perm;
   }
 

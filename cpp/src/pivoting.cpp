@@ -1,7 +1,7 @@
 // Pivoted factorisations of small dense matrices (see pivoting.hpp).
 #include "lowla/pivoting.hpp"
 
-#include "lowla/core/clones.hpp"
+#include "lowla/core/simd.hpp"
 #include "lowla/core/threads.hpp"
 
 #include <algorithm>
@@ -25,18 +25,8 @@ constexpr double kEps = std::numeric_limits<double>::epsilon();
 std::size_t at(index i) { return static_cast<std::size_t>(i); }
 
 /// z += sum_r a_r Y(r, :) for n columns.
-LOWLA_CLONES void add_rows(const double *Y, index ld, index rows, const double *a, index n,
-                           double *z) {
-  index r = 0;
-  for (; r + 4 <= rows; r += 4) {
-    const double *y = Y + r * ld;
-    const double a0 = a[r], a1 = a[r + 1], a2 = a[r + 2], a3 = a[r + 3];
-    for (index j = 0; j < n; ++j)
-      z[j] += a0 * y[j] + a1 * y[ld + j] + a2 * y[2 * ld + j] + a3 * y[3 * ld + j];
-  }
-  for (; r < rows; ++r)
-    for (index j = 0; j < n; ++j)
-      z[j] += a[r] * Y[r * ld + j];
+void add_rows(const double *Y, index ld, index rows, const double *a, index n, double *z) {
+  simd::stored<double>().combine(Y, ld, rows, n, a, z);
 }
 void add_rows(const Complex *Y, index ld, index rows, const Complex *a, index n, Complex *z) {
   for (index r = 0; r < rows; ++r)

@@ -43,6 +43,12 @@ struct BalancedFactors {
 /// `left` is positive.
 BalancedFactors balanced(const Factor &U, const Factor &V);
 
+/// The first columns of X; zeros where it has fewer.
+Factor with_columns(const Factor &X, index columns);
+/// The first k columns of U and V become those of U diag(s)^(1/2) and V diag(s)^(1/2) of the
+/// decomposition of their product; s.
+std::vector<double> balance(Factor &U, Factor &V, index k);
+
 /// The median; 0 of nothing.
 double median(std::vector<double> values);
 std::vector<double> magnitudes(std::vector<double> values);
