@@ -3,6 +3,8 @@
 
 #include "lowla/core/philox.hpp"
 
+#include "host_rows.hpp"
+
 #include <algorithm>
 #include <numeric>
 
@@ -13,38 +15,20 @@ using threads::parallel_for;
 namespace {
 
 constexpr index kChunks = 64;
-/// Fewer are not worth a thread.
-constexpr index kChunkEntries = 1 << 13;
+/// Entries for each part of the transposition, at least.
+constexpr index kPartEntries = 1 << 13;
 constexpr index kSortParts = 16;
 
 } // namespace
 
 std::vector<RowSpan> chunks_by_entries(const std::int64_t *indptr, index m) {
-  const auto work = [&](index i) { return static_cast<index>(indptr[i] - indptr[0]) + i; };
-  const index total = work(m);
-  const index count = std::min(kChunks, std::max<index>(1, total / kChunkEntries));
+  const auto work = [&](index i) { return static_cast<index>(indptr[i]) + i; };
+  const CsrView<double, std::int64_t> pattern{indptr, nullptr, nullptr, m, 0};
+  const std::vector<index> bounds = rows::csr_chunks(pattern, kChunks);
   std::vector<RowSpan> spans;
-  index first = 0;
-  for (index c = 1; c <= count && first < m; ++c) {
-    index last = m;
-    if (c < count) { // the row whose end passes the goal closes the chunk
-      const double goal =
-          static_cast<double>(total) * static_cast<double>(c) / static_cast<double>(count);
-      index low = first, high = m;
-      while (low < high) {
-        const index middle = low + (high - low) / 2;
-        if (static_cast<double>(work(middle)) < goal)
-          low = middle + 1;
-        else
-          high = middle;
-      }
-      last = low;
-    }
-    if (last > first) {
-      spans.emplace_back(first, last);
-      first = last;
-    }
-  }
+  for (std::size_t c = 0; c + 1 < bounds.size(); ++c)
+    if (bounds[c] < bounds[c + 1])
+      spans.emplace_back(bounds[c], bounds[c + 1]);
   std::stable_sort(spans.begin(), spans.end(), [&](const RowSpan &a, const RowSpan &b) {
     return work(a.second) - work(a.first) > work(b.second) - work(b.first);
   });
@@ -58,7 +42,7 @@ Transposed<S>::Transposed(const Observations<S> &rows)
       weights_(rows.weights == nullptr ? 0 : indices_.size()) {
   // Parts of the rows count their entries in each column; then each part knows where its own go.
   const index nnz = rows.nnz();
-  const index parts = std::max<index>(1, std::min(kSortParts, nnz / std::max(n_, kChunkEntries)));
+  const index parts = std::max<index>(1, std::min(kSortParts, nnz / std::max(n_, kPartEntries)));
   std::vector<index> edges(static_cast<std::size_t>(parts) + 1, m_);
   edges[0] = 0;
   for (index p = 1; p < parts; ++p)
