@@ -53,24 +53,18 @@ def skmatter(m: int, n: int, k: int) -> float:
     return time.perf_counter() - start
 
 
-def _once(call) -> Party:
-    """A slow peer is timed once; later turns repeat that time."""
-    seconds: list[float] = []
-
-    def timed() -> float:
-        if not seconds:
-            start = time.perf_counter()
-            found = call()
-            seconds.append(found if isinstance(found, float) else time.perf_counter() - start)
-        return seconds[0]
-
-    return Party("", timed)
+def _once(name: str, call) -> tuple[Party, object]:
+    """A slow peer is timed once, here; its turns repeat that time. Also what it returned."""
+    start = time.perf_counter()
+    found = call()
+    seconds = time.perf_counter() - start
+    return Party(name, lambda: seconds), found
 
 
 def _scipy(A: np.ndarray, k: int, best: float) -> Party:
-    party = _once(lambda: scipy.linalg.interpolative.interp_decomp(A, k, rng=0))
-    party.name = "scipy interp_decomp"
-    idx, proj = scipy.linalg.interpolative.interp_decomp(A, k, rng=0)
+    party, (idx, proj) = _once(
+        "scipy interp_decomp", lambda: scipy.linalg.interpolative.interp_decomp(A, k, rng=0)
+    )
     T = np.empty((k, A.shape[1]))
     T[:, idx] = np.hstack([np.eye(k), proj])
     party.error = excess(error_of(A, A[:, idx[:k]], T), best)
@@ -88,9 +82,8 @@ def _pivoted(A: np.ndarray, k: int, best: float) -> Party:
         U = np.linalg.lstsq(R.T, np.linalg.lstsq(C, A, rcond=None)[0].T, rcond=None)[0].T
         return C, U, R
 
-    C, U, R = call()
-    party = _once(call)
-    party.name, party.error = "geqp3 CUR", excess(error_of(A, C, U @ R), best)
+    party, (C, U, R) = _once("geqp3 CUR", call)
+    party.error = excess(error_of(A, C, U @ R), best)
     return party
 
 
@@ -113,9 +106,8 @@ def _dense(session: Session, m: int, n: int, k: int, child: ChildProcess | None)
     ours = Party("lowla cur", lambda: lowla.cur(A, k, rng=0), excess(r.info.error, best))
     peers = [_pivoted(A, k, best)] if small else []
     if child and small:
-        peer = _once(lambda: child.call(m=m, n=n, k=k)[1])
-        peer.name = "skmatter columns"
-        peers.append(peer)
+        _, seconds = child.call(m=m, n=n, k=k)
+        peers.append(Party("skmatter columns", lambda: seconds))
     interleave([ours, *peers, *limits.probes()], session.repetitions)
     session.add("CUR", Row(case, [ours, *peers], limits.seconds(0, A.nbytes), str(limits)))
 
