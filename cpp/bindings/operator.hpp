@@ -35,8 +35,10 @@ public:
     if (norm2 != nullptr) // E ||A X||^2 = b/n ||A||^2 for a random orthonormal X
       *norm2 = Exchange::squares(Y) * static_cast<double>(this->n) / static_cast<double>(X.cols);
   }
-  void multiply_adjoint(const Panel &Y, Panel &Z) override {
+  void multiply_adjoint(const Panel &Y, Panel &Z, double *norm2) override {
     apply(adjoint_ ? "matmat" : "rmatmat", Y, Z);
+    if (norm2 != nullptr)
+      *norm2 = Exchange::squares(Z) * static_cast<double>(this->m) / static_cast<double>(Y.cols);
   }
   /// The operator has no entries to look at: the largest entry of a product stands for them.
   double scan(bool &finite) override {

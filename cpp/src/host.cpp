@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 namespace lowla {
 
@@ -62,42 +63,20 @@ public:
 
   void multiply(const Panel &X, Panel &Y, double *norm2) override {
     const typename Matrix::Read read(*this);
-    const Buffer<R> embedded = embed(X);
-    const R *right = embedded.get() != nullptr ? embedded.get() : X.row(0);
-    const double flops = 2.0 * static_cast<double>(A_.m) * static_cast<double>(A_.n) *
-                         static_cast<double>(X.ld) * kPlanes<T>;
-    const RowChunks chunks(A_.m, chunks_for(flops, std::min<index>(128, A_.m / 192 + 1)),
-                           simd::kRowBlock);
-    std::vector<double> squares(static_cast<std::size_t>(chunks.count));
-    parallel_for(chunks.count, [&](index c) {
-      double sum = 0;
-      for_blocks(
-          chunks.first(c), chunks.last(c), [&](index i, index rows, const R *block, index rs) {
-            simd::dense<R>().multiply(block, rs, rows, depth(), right, X.ld, X.ld, Y.row(i), Y.ld,
-                                      false, ahead(i + rows, chunks.last(c), panel_bytes(X.ld)));
-            if (norm2 != nullptr)
-              for (index r = 0; r < rows; ++r)
-                sum += simd::dense<R>().sum_squares(block + r * rs, depth());
-          });
-      squares[c] = sum;
-    });
-    if (norm2 != nullptr) {
-      *norm2 = 0;
-      for (double s : squares)
-        *norm2 += s;
-    }
+    if (mirrored().by_columns() && !this->direct())
+      mirrored().adjoint_by_columns(X, Y, norm2);
+    else
+      multiply_by_rows(X, Y, norm2);
   }
 
-  void multiply_adjoint(const Panel &Y, Panel &Z) override {
+  void multiply_adjoint(const Panel &Y, Panel &Z, double *norm2) override {
     const typename Matrix::Read read(*this);
-    reduce(Y.ld, Z, 2.0, [&](index first, index last, R *Zpart) {
-      for_blocks(first, last, [&](index i, index rows, const R *block, index rs) {
-        simd::dense<R>().multiply_transposed(block, rs, rows, depth(), Y.row(i), Y.ld, Y.ld, Zpart,
-                                             Y.ld, i > first,
-                                             ahead(i + rows, last, panel_bytes(Y.ld)));
-      });
-      return 0.0;
-    });
+    if (by_columns())
+      adjoint_by_columns(Y, Z, norm2);
+    else if (mirrored().direct() && !this->direct())
+      mirrored().multiply_by_rows(Y, Z, norm2);
+    else
+      adjoint_by_rows(Y, Z, norm2);
   }
 
   void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2) override {
@@ -115,9 +94,7 @@ public:
                                   half);
         simd::dense<R>().multiply_transposed(block, rs, rows, depth(), y, X.ld, X.ld, Zpart, X.ld,
                                              i > first, next);
-        if (norm2 != nullptr)
-          for (index r = 0; r < rows; ++r)
-            sum += simd::dense<R>().sum_squares(block + r * rs, depth());
+        sum += norm2 != nullptr ? squares_of(block, rs, rows) : 0.0;
       });
       return sum;
     });
@@ -193,6 +170,10 @@ public:
   }
 
 private:
+  /// Of a product with A^H: fewest slabs, columns of a tile in the first-level cache, and memory of
+  /// a slab's product.
+  static constexpr index kSlabs = 8, kSlabColumns = 64, kSlabBytes = index(1) << 19;
+
   /// Of a right or left factor with rows of `ld` numbers.
   index panel_bytes(index ld) const { return depth() * ld * static_cast<index>(sizeof(R)); }
 
@@ -206,6 +187,101 @@ private:
         return std::complex<R>(X.row(i)[j], X.row(i)[X.width + j]);
       });
     }
+  }
+
+  DenseMatrix mirrored() const { return DenseMatrix(A_.adjoint(), scale_); }
+
+  void multiply_by_rows(const Panel &X, Panel &Y, double *norm2) {
+    const Buffer<R> embedded = embed(X);
+    const R *right = embedded.get() != nullptr ? embedded.get() : X.row(0);
+    const double flops = 2.0 * static_cast<double>(A_.m) * static_cast<double>(A_.n) *
+                         static_cast<double>(X.ld) * kPlanes<T>;
+    const RowChunks chunks(A_.m, chunks_for(flops, std::min<index>(128, A_.m / 192 + 1)),
+                           simd::kRowBlock);
+    std::vector<double> squares(static_cast<std::size_t>(chunks.count));
+    parallel_for(chunks.count, [&](index c) {
+      double sum = 0;
+      for_blocks(
+          chunks.first(c), chunks.last(c), [&](index i, index rows, const R *block, index rs) {
+            simd::dense<R>().multiply(block, rs, rows, depth(), right, X.ld, X.ld, Y.row(i), Y.ld,
+                                      false, ahead(i + rows, chunks.last(c), panel_bytes(X.ld)));
+            sum += norm2 != nullptr ? squares_of(block, rs, rows) : 0.0;
+          });
+      squares[c] = sum;
+    });
+    if (norm2 != nullptr) {
+      *norm2 = 0;
+      for (double s : squares)
+        *norm2 += s;
+    }
+  }
+
+  /// Rows are contiguous, and there are enough columns for `adjoint_by_columns`.
+  bool by_columns() const { return this->direct() && depth() >= kSlabs * kSlabColumns; }
+
+  /// In slabs of columns of A: no sums of parts, and a slab's product stays in the second-level
+  /// cache.
+  void adjoint_by_columns(const Panel &Y, Panel &Z, double *norm2) {
+    const index wanted = std::max(kSlabs, panel_bytes(Y.ld) / kSlabBytes);
+    const RowChunks slabs(A_.n, wanted, kSlabColumns / kPlanes<T>);
+    const auto *A = reinterpret_cast<const R *>(A_.data);
+    const index rs = kPlanes<T> * A_.rs;
+    std::vector<double> squares(static_cast<std::size_t>(slabs.count), 0.0);
+    parallel_for(slabs.count, [&](index c) {
+      const index first = kPlanes<T> * slabs.first(c), last = kPlanes<T> * slabs.last(c);
+      R *sums = is_complex_v<T> ? scratch<R>((last - first) * Y.ld, 1) : Z.row(first);
+      for (index i = 0; i < A_.m; i += simd::kRowBlock) {
+        const index rows = std::min(simd::kRowBlock, A_.m - i);
+        simd::Ahead next;
+        next.below = i + 2 * rows <= A_.m;
+        for (index j = first; j < last; j += kSlabColumns)
+          simd::dense<R>().multiply_transposed(A + i * rs + j, rs, rows,
+                                               std::min(kSlabColumns, last - j), Y.row(i), Y.ld,
+                                               Y.ld, sums + (j - first) * Y.ld, Y.ld, i > 0, next);
+        if (norm2 != nullptr)
+          for (index r = i; r < i + rows; ++r)
+            squares[c] += simd::dense<R>().sum_squares(A + r * rs + first, last - first);
+      }
+      if constexpr (is_complex_v<T>)
+        for (index j = slabs.first(c); j < slabs.last(c); ++j) {
+          std::fill_n(Z.row(j), Z.ld, R(0));
+          fold(sums + (2 * j - first) * Y.ld, Y.ld, Z.width, Z.row(j));
+        }
+    });
+    if (norm2 != nullptr)
+      *norm2 = std::accumulate(squares.begin(), squares.end(), 0.0);
+  }
+
+  void adjoint_by_rows(const Panel &Y, Panel &Z, double *norm2) {
+    const double total = reduce(Y.ld, Z, 2.0, [&](index first, index last, R *Zpart) {
+      double sum = 0;
+      for_blocks(first, last, [&](index i, index rows, const R *block, index rs) {
+        simd::dense<R>().multiply_transposed(block, rs, rows, depth(), Y.row(i), Y.ld, Y.ld, Zpart,
+                                             Y.ld, i > first,
+                                             ahead(i + rows, last, panel_bytes(Y.ld)));
+        sum += norm2 != nullptr ? squares_of(block, rs, rows) : 0.0;
+      });
+      return sum;
+    });
+    if (norm2 != nullptr)
+      *norm2 = total;
+  }
+
+  /// z += what the two rows of a product with interleaved entries stand for.
+  void fold(const R *even, index ldy, index w, R *z) const {
+    const R flip = A_.conjugated ? R(-1) : R(1);
+    const R *odd = even + ldy;
+    for (index c = 0; c < w; ++c) {
+      z[c] += even[c] + flip * odd[w + c];
+      z[w + c] += even[w + c] - flip * odd[c];
+    }
+  }
+
+  double squares_of(const R *block, index rs, index rows) const {
+    double sum = 0;
+    for (index r = 0; r < rows; ++r)
+      sum += simd::dense<R>().sum_squares(block + r * rs, depth());
+    return sum;
   }
 
   /// Z = sum over row chunks of body(first, last, Zpart), which sets Zpart (planes n x ldy);
@@ -229,8 +305,6 @@ private:
       sums[c] = body(chunks.first(c), chunks.last(c), part);
     });
     if (chunks.count > kApart) {
-      const index w = Z.width;
-      const R flip = A_.conjugated ? R(-1) : R(1);
       const RowChunks out(A_.n, chunks_for(static_cast<double>(chunks.count * size), 16), 16);
       parallel_for(out.count, [&](index o) {
         for (index j = out.first(o); j < out.last(o); ++j) {
@@ -239,13 +313,8 @@ private:
             add_parts(z, parts.get() + j * ldy, chunks.count - kApart, size, Z.ld);
           } else {
             std::fill(z, z + Z.ld, R(0));
-            for (index p = 0; p < chunks.count; ++p) {
-              const R *even = parts.get() + p * size + 2 * j * ldy, *odd = even + ldy;
-              for (index c = 0; c < w; ++c) {
-                z[c] += even[c] + flip * odd[w + c];
-                z[w + c] += even[w + c] - flip * odd[c];
-              }
-            }
+            for (index p = 0; p < chunks.count; ++p)
+              fold(parts.get() + p * size + 2 * j * ldy, ldy, Z.width, z);
           }
         }
       });
@@ -282,12 +351,14 @@ public:
     if (norm2 != nullptr)
       *norm2 = squares();
   }
-  void multiply_adjoint(const Panel &Y, Panel &Z) override {
+  void multiply_adjoint(const Panel &Y, Panel &Z, double *norm2) override {
     const typename Matrix::Read read(*this);
     if (adjoint_)
       gather(Y, Z);
     else
       scatter(Y, Z);
+    if (norm2 != nullptr)
+      *norm2 = squares();
   }
   void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2) override {
     if (adjoint_ || Y != nullptr) {

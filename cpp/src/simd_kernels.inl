@@ -100,10 +100,10 @@ template <index kBytes> LOWLA_INLINE void fetch(const char *&ahead) {
 }
 
 /// C (MR x NU units) (+)= sum_k a(r, k) B(k, :); a(r, k) = A[r stride + k] along, A[r + k stride]
-/// down.
+/// down. Down, what is `below` numbers further on is fetched, if any.
 template <class R, Walk kWalk, int MR, int NU>
 LOWLA_INLINE void tile(const R *A, index stride, index depth, const R *B, index ldb, R *C,
-                       index ldc, bool accumulate, const char *ahead) {
+                       index ldc, bool accumulate, const char *ahead, index below = 0) {
   // Half of what a group of steps reads: a block is used by two products.
   constexpr index kFetch = (MR * kSteps * static_cast<index>(sizeof(R)) + 127) / 128 * kLineBytes;
   constexpr int NV = NU * kPerUnit;
@@ -131,6 +131,9 @@ LOWLA_INLINE void tile(const R *A, index stride, index depth, const R *B, index 
     }
   }
   const auto step = [&](index at) __attribute__((always_inline)) {
+    if (!kAlong && below != 0)
+      for (index r = 0; r < MR; r += kLineBytes / static_cast<index>(sizeof(R)))
+        __builtin_prefetch(A + r + at * stride + below, 0, 2);
     vec<R> b[NV];
     for (int v = 0; v < NV; ++v)
       b[v] = load(B + at * ldb + v * W);
@@ -162,19 +165,21 @@ LOWLA_INLINE void panel(const R *A, index stride, index rows, index depth, const
   const index step = kWalk == Walk::kAlong ? stride : 1;
   const char *start = ahead.bytes > 0 ? static_cast<const char *>(ahead.at) : nullptr;
   const index per_row = rows > 0 ? ahead.bytes / rows : 0;
+  const index below = kWalk == Walk::kDown && ahead.below ? depth * stride : 0;
   const auto at = [&](index i) __attribute__((always_inline)) {
     return start != nullptr ? start + i * per_row : nullptr;
   };
   index i = 0;
   for (; i + MR <= rows; i += MR)
-    tile<R, kWalk, MR, NU>(A + i * step, stride, depth, B, ldb, C + i * ldc, ldc, accumulate,
-                           at(i));
+    tile<R, kWalk, MR, NU>(A + i * step, stride, depth, B, ldb, C + i * ldc, ldc, accumulate, at(i),
+                           below);
   if constexpr (MR > 4)
     for (; i + 4 <= rows; i += 4)
       tile<R, kWalk, 4, NU>(A + i * step, stride, depth, B, ldb, C + i * ldc, ldc, accumulate,
-                            at(i));
+                            at(i), below);
   for (; i < rows; ++i)
-    tile<R, kWalk, 1, NU>(A + i * step, stride, depth, B, ldb, C + i * ldc, ldc, accumulate, at(i));
+    tile<R, kWalk, 1, NU>(A + i * step, stride, depth, B, ldb, C + i * ldc, ldc, accumulate, at(i),
+                          below);
 }
 
 /// C (rows x q) (+)= a B by panels.

@@ -123,7 +123,7 @@ public:
   static Result from_stream(Panel Y, Panel Z, double norm2, index k, std::uint64_t key) {
     struct Nothing final : Matrix {
       void multiply(const Panel &, Panel &, double *) override {}
-      void multiply_adjoint(const Panel &, Panel &) override {}
+      void multiply_adjoint(const Panel &, Panel &, double *) override {}
       void normal(const Panel &, Panel *, Panel &, double *) override {}
       double scan(bool &finite) override {
         finite = true;

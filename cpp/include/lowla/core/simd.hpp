@@ -28,12 +28,16 @@ inline constexpr index kLineBytes = 64;
 struct Ahead {
   const void *at = nullptr;
   index bytes = 0;
+  /// Instead, where a product walks down the rows of A: as many rows below them, which need not lie
+  /// one after the other.
+  bool below = false;
 
   /// The first part / whole of it, which is taken away. (Always inlined: this header is compiled
   /// for several instruction sets.)
   __attribute__((always_inline)) Ahead take(index part, index whole) {
     const index taken = part < whole ? bytes / kLineBytes * part / whole * kLineBytes : bytes;
-    const Ahead first{at, taken};
+    const Ahead first{at, taken, below};
+    below = false;
     if (taken > 0)
       at = static_cast<const char *>(at) + taken;
     bytes -= taken;

@@ -6,7 +6,7 @@
 //   Panel                         n x b block of vectors
 //   Matrix                        A, seen only through products (dense, CSR, operator):
 //     multiply(X, Y, norm2)         Y = A X           one read of A
-//     multiply_adjoint(Y, Z)        Z = A^H Y         one read of A
+//     multiply_adjoint(Y, Z, norm2) Z = A^H Y         one read of A
 //     normal(X, Y, Z, norm2)        Y = A X, Z = A^H Y   one read of A for both where it is stored
 //     scan(finite)                  max |a_ij|, and whether all entries are finite
 //     rescale(s)                    from now on the matrix stands for s A

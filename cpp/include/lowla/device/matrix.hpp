@@ -17,7 +17,7 @@ public:
   virtual ~Matrix() = default;
   /// norm2, where given, receives ||A||_F^2 (or NaN where products alone cannot tell it).
   virtual void multiply(const Panel &X, Panel &Y, double *norm2 = nullptr) = 0;
-  virtual void multiply_adjoint(const Panel &Y, Panel &Z) = 0;
+  virtual void multiply_adjoint(const Panel &Y, Panel &Z, double *norm2 = nullptr) = 0;
   /// Y = A X and Z = A^H Y; Y may be null where it is not wanted. Two reads, unless overridden.
   virtual void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2 = nullptr) {
     Panel own;

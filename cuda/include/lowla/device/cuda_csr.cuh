@@ -67,9 +67,11 @@ public:
     if (norm2 != nullptr)
       *norm2 = squares();
   }
-  void multiply_adjoint(const Panel &Y, Panel &Z) override {
+  void multiply_adjoint(const Panel &Y, Panel &Z, double *norm2) override {
     const typename Matrix::Read read(*this);
     product(!adjoint_, Y, Z);
+    if (norm2 != nullptr)
+      *norm2 = squares();
   }
   double scan(bool &finite) override {
     Reduction<Runtime> reduction;

@@ -109,13 +109,17 @@ public:
       *norm2 = squares->sum();
   }
 
-  void multiply_adjoint(const Panel &Y, Panel &Z) override {
+  void multiply_adjoint(const Panel &Y, Panel &Z, double *norm2) override {
     const typename Matrix::Read read(*this);
     const Conjugated y(Y, mirrored());
-    for_blocks(A_.m, [&](index i, const Block<T> &block) {
+    const auto squares = norm2 != nullptr ? std::make_unique<Reduction<Runtime>>() : nullptr;
+    for_blocks(norm2 != nullptr ? block_rows() : A_.m, [&](index i, const Block<T> &block) {
       add_adjoint_block(block, y.panel.row(i), Y.ld, i == 0, Z);
+      add_squares(squares.get(), block);
     });
     conjugate_if(mirrored(), Z);
+    if (norm2 != nullptr)
+      *norm2 = squares->sum();
   }
 
   /// Block by block, so that each block crosses from main memory once.
