@@ -111,14 +111,8 @@ void draw_holdout(const std::int64_t *indptr, const std::int32_t *indices, index
   parallel_for(static_cast<index>(spans.size()), [&](index c) {
     const auto [first, last] = spans[static_cast<std::size_t>(c)];
     for (index i = first; i < last; ++i)
-      for (std::int64_t t = indptr[i]; t < indptr[i + 1]; ++t) {
-        const philox::Words words =
-            philox::block(key, philox::kStreamHoldout, static_cast<std::uint64_t>(i),
-                          static_cast<std::uint64_t>(indices[t]));
-        const std::uint64_t bits =
-            (static_cast<std::uint64_t>(words.w[0]) << 21) | (words.w[1] >> 11);
-        out[t] = static_cast<double>(bits) * 0x1p-53 < fraction;
-      }
+      for (std::int64_t t = indptr[i]; t < indptr[i + 1]; ++t)
+        out[t] = philox::uniform(key, philox::kStreamHoldout, i, indices[t]) < fraction;
   });
 }
 

@@ -41,7 +41,8 @@ SampledRows sample_rows(const std::vector<double> &scores, index n_samples, doub
   sample.weights.reserve(static_cast<std::size_t>(n_samples));
   const auto count = static_cast<double>(n_samples);
   for (index j = 0; j < n_samples; ++j) {
-    const double point = (static_cast<double>(j) + philox::row_uniform(key, j)) / count;
+    const double point =
+        (static_cast<double>(j) + philox::uniform(key, philox::kStreamRows, 0, j)) / count;
     const auto above = std::upper_bound(cumulative.begin(), cumulative.end(), point * total);
     const index row = std::min(static_cast<index>(above - cumulative.begin()), last);
     sample.rows.push_back(row);

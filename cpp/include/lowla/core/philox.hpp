@@ -30,7 +30,8 @@ enum Stream : std::uint32_t {
   kStreamRows = 16,
   kStreamColumns = 17,
   kStreamProduct = 18,
-  kStreamPivots = 19,
+  kStreamProposals = 19,
+  kStreamCompression = 20,
 };
 
 struct Words {
@@ -178,9 +179,10 @@ LOWLA_HD inline index uniform_column(std::uint64_t key, index i, index n) {
       multiply_high(half(b, static_cast<int>(i & 1)), static_cast<std::uint64_t>(n)));
 }
 
-/// Uniform j in [0, 1) of the draws of rows: 53 bits.
-LOWLA_HD inline double row_uniform(std::uint64_t key, index j) {
-  const Words b = block(key, kStreamRows, 0, static_cast<std::uint64_t>(j));
+/// Uniform in [0, 1): 53 bits.
+LOWLA_HD inline double uniform(std::uint64_t key, std::uint32_t stream, index row, index column) {
+  const Words b =
+      block(key, stream, static_cast<std::uint64_t>(row), static_cast<std::uint64_t>(column));
   const std::uint64_t bits = (static_cast<std::uint64_t>(b.w[0]) << 21) | (b.w[1] >> 11);
   return static_cast<double>(bits) * 0x1p-53;
 }
