@@ -22,18 +22,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse.linalg import aslinearoperator
 
 import lowla
+from column_matrices import FORMS, column_error, error_of, heavy_tailed, kahan, matrix_with_spectrum
 from lowla import _backend
 from strategies import DTYPES, matrices_with_rank, matrix_specs
+from thread_counts import with_1_2_and_7_threads
 from tolerances import best_error, eps, orthogonality, relative_error, tol
 
 METHODS = ("qrcp", "lupp", "deim", "leverage")
 MIDDLES = ("lstsq", "cross")
-FORMS = {
-    "dense": np.asarray,
-    "F": np.asfortranarray,
-    "csr": sp.csr_array,
-    "operator": aslinearoperator,
-}
 # U is a matrix of numbers: in the worst case half of the digits are lost (docs/cur.md).
 HALF = 0.5
 
@@ -45,47 +41,11 @@ def one_blas_thread():
         yield
 
 
-def matrix_with_spectrum(m, n, S, dtype="float64", seed=0):
-    rng = np.random.default_rng(seed)
-    is_complex = np.dtype(dtype).kind == "c"
-
-    def orthonormal(rows):
-        G = rng.standard_normal((rows, len(S)))
-        if is_complex:
-            G = G + 1j * rng.standard_normal((rows, len(S)))
-        return np.linalg.qr(G)[0]
-
-    return np.ascontiguousarray(((orthonormal(m) * S) @ orthonormal(n).conj().T).astype(dtype))
-
-
-def kahan(n, angle=1.2):
-    """Kahan's matrix (1966): pivoted QR does not exchange a column of it, and should."""
-    s, c = np.sin(angle), np.cos(angle)
-    upper = np.triu(np.full((n, n), -c), 1) + np.eye(n)
-    return np.diag(s ** np.arange(n)) @ upper * (1 - 1e3 * eps(float) * np.arange(n))
-
-
-def heavy_tailed(m, n, seed):
-    """Columns of very different norms, in random order."""
-    rng = np.random.default_rng(seed)
-    return rng.standard_normal((m, n)) * np.exp(2.0 * rng.standard_cauchy(n).clip(-6, 6))
-
-
 SPECTRA = {
     "decaying": lambda seed: matrix_with_spectrum(40, 30, 0.6 ** np.arange(30), seed=seed),
     "heavy-tailed": lambda seed: heavy_tailed(40, 30, seed),
     "Kahan": lambda seed: kahan(30, 0.9 + seed / 500),
 }
-
-
-def error_of(A, X, Z):
-    return relative_error(A, X, np.ones(X.shape[1]), Z)
-
-
-def column_error(A, cols):
-    """||A - C C^+ A||_F / ||A||_F."""
-    Q = np.linalg.svd(A[:, cols], full_matrices=False)[0]
-    return np.linalg.norm(A - Q @ (Q.conj().T @ A)) / np.linalg.norm(A)
 
 
 def assert_certified(A, X, Z, info):
@@ -184,6 +144,25 @@ def test_qrcp_finds_the_rank(backend, form, dtype):
         assert error_of(A[:, perm], Q, R) <= tol(dtype, 80)
         r = lowla.qrcp(FORMS[form](A), tol=1e-3, rng=0)
         assert r.Q.shape[1] == rank
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("form", ["dense", "F"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_many_columns_give_the_same_on_any_number_of_threads(backend, form, dtype):
+    # From 512 real columns on, products with A^H are formed in slabs of columns.
+    A = matrix_with_spectrum(130, 700, 0.9 ** np.arange(130), dtype)
+    given = FORMS[form](A)
+    found = with_1_2_and_7_threads(lambda: lowla.qrcp(given, 9, rng=0))
+    Q, R, perm = found[0]
+    assert_allclose(R, Q.conj().T @ A[:, perm], atol=tol(dtype, 700))
+    assert found[0].info.error == pytest.approx(column_error(A, perm[:9]), rel=1e-3)
+    for other in found[1:]:
+        for x, y in zip(found[0], other, strict=True):
+            if backend == "numba":  # the BLAS decides there
+                assert_allclose(x, y, atol=tol(dtype, 700))
+            else:
+                assert_array_equal(x, y)
 
 
 @pytest.mark.parametrize("tolerance", [0.3, 1e-2, 1e-9])

@@ -1,7 +1,7 @@
 // Pivoted factorisations of small dense matrices (see pivoting.hpp).
 #include "lowla/pivoting.hpp"
 
-#include "lowla/core/simd.hpp"
+#include "lowla/core/row_sums.hpp"
 #include "lowla/core/threads.hpp"
 
 #include <algorithm>
@@ -23,16 +23,6 @@ constexpr index kColumns = 512;
 constexpr double kEps = std::numeric_limits<double>::epsilon();
 
 std::size_t at(index i) { return static_cast<std::size_t>(i); }
-
-/// z += sum_r a_r Y(r, :) for n columns.
-void add_rows(const double *Y, index ld, index rows, const double *a, index n, double *z) {
-  simd::stored<double>().combine(Y, ld, rows, n, a, z);
-}
-void add_rows(const Complex *Y, index ld, index rows, const Complex *a, index n, Complex *z) {
-  for (index r = 0; r < rows; ++r)
-    for (index j = 0; j < n; ++j)
-      z[j] += a[r] * Y[r * ld + j];
-}
 
 /// f(first, last) for chunks of the columns from `begin` on.
 template <class F> void for_columns(index begin, index n, F &&f) {
@@ -59,6 +49,7 @@ public:
       block(begin);
     PivotedQr<W> out;
     out.perm = perm_;
+    out.left.assign(norms_.begin() + k_, norms_.end());
     out.R = Small<W>(k_, n_);
     for (index i = 0; i < k_; ++i) {
       const W d = Y_[i * ld_ + i];
@@ -198,7 +189,7 @@ private:
   const index ld_, l_, n_, k_;
   std::vector<W> V_, F_;
   std::vector<double> norms_, known_; ///< downdated; when last computed
-  std::vector<index> perm_;
+  Places perm_;
   index done_ = 0;
 };
 
@@ -208,8 +199,8 @@ template <class W> PivotedQr<W> pivoted_qr(W *Y, index ld, index l, index n, ind
   return Factorisation<W>(Y, ld, l, n, k).run(tol);
 }
 
-template <class W> std::vector<index> pivoted_lu_rows(W *Y, index ld, index m, index k) {
-  std::vector<index> perm(at(m));
+template <class W> Places pivoted_lu_rows(W *Y, index ld, index m, index k) {
+  Places perm(at(m));
   std::iota(perm.begin(), perm.end(), index(0));
   for (index t = 0; t < std::min(m, k); ++t) {
     index pivot = t;
@@ -240,9 +231,20 @@ template <class W> std::vector<index> pivoted_lu_rows(W *Y, index ld, index m, i
   return perm;
 }
 
+Places rest_of(index n, const Places &chosen) {
+  std::vector<char> left(at(n), 1);
+  for (const index i : chosen)
+    left[at(i)] = 0;
+  Places out;
+  for (index i = 0; i < n; ++i)
+    if (left[at(i)])
+      out.push_back(i);
+  return out;
+}
+
 template PivotedQr<double> pivoted_qr(double *, index, index, index, index, double);
 template PivotedQr<Complex> pivoted_qr(Complex *, index, index, index, index, double);
-template std::vector<index> pivoted_lu_rows(double *, index, index, index);
-template std::vector<index> pivoted_lu_rows(Complex *, index, index, index);
+template Places pivoted_lu_rows(double *, index, index, index);
+template Places pivoted_lu_rows(Complex *, index, index, index);
 
 } // namespace lowla

@@ -139,7 +139,4 @@ template <class T, class I> void uniform_times_csr(const SketchSpec &spec, CsrVi
 template <class T> void uniform_adjoint_times(const SketchSpec &spec, MatrixView<T> A, T *out);
 SketchPattern uniform_pattern(const SketchSpec &spec);
 
-/// LOWLA_FOR_SCALARS(M): M(T) for the four scalar types.
-#define LOWLA_FOR_SCALARS(M) M(float) M(double) M(std::complex<float>) M(std::complex<double>)
-
 } // namespace lowla::sketches

@@ -821,6 +821,42 @@ template <class S> bool cholesky(Small<S> &G, double floor) {
   return true;
 }
 
+template <class S> void qr(const Small<S> &A, Small<S> &Q, Small<S> &R) {
+  const index n = A.rows;
+  R = A;
+  Q = Small<S>::identity(n);
+  std::vector<S> v(static_cast<std::size_t>(n)), dots(static_cast<std::size_t>(n));
+  for (index t = 0; t < n; ++t) {
+    double norm2 = 0;
+    for (index i = t; i < n; ++i)
+      norm2 += abs2(R(i, t));
+    if (!(norm2 > 0))
+      continue;
+    const double norm = std::sqrt(norm2), size = std::abs(R(t, t));
+    const S phase = size > 0 ? R(t, t) / size : S(1);
+    std::copy(R.col(t) + t, R.col(t) + n, v.data() + t);
+    v[t] += phase * norm;
+    const double beta = 1.0 / (norm * (norm + size)); // H = I - beta v v^H
+    for (index j = t; j < n; ++j) {
+      S dot(0);
+      for (index i = t; i < n; ++i)
+        dot += conj_of(v[i]) * R(i, j);
+      axpy(-beta * dot, v.data() + t, R.col(j) + t, n - t);
+    }
+    std::fill(dots.begin(), dots.end(), S(0));
+    for (index j = t; j < n; ++j)
+      axpy(v[j], Q.col(j), dots.data(), n);
+    for (index j = t; j < n; ++j)
+      axpy(-beta * conj_of(v[j]), dots.data(), Q.col(j), n);
+    for (index j = t; j < n; ++j) // the diagonal is -phase norm
+      R(t, j) *= -conj_of(phase);
+    for (index i = 0; i < n; ++i)
+      Q(i, t) *= -phase;
+    std::fill(R.col(t) + t + 1, R.col(t) + n, S(0));
+    R(t, t) = norm;
+  }
+}
+
 template <class S> void invert_upper(Small<S> &R) {
   const index n = R.rows;
   for (index j = 0; j < n; ++j) {
@@ -948,6 +984,7 @@ template <class S> void svd(const Small<S> &A, Small<S> &U, std::vector<double> 
   template Small<S> multiply(const Small<S> &, const Small<S> &);                                  \
   template Small<S> adjoint(const Small<S> &);                                                     \
   template bool cholesky(Small<S> &, double);                                                      \
+  template void qr(const Small<S> &, Small<S> &, Small<S> &);                                      \
   template void invert_upper(Small<S> &);                                                          \
   template void eigh(const Small<S> &, std::vector<double> &, Small<S> &);                         \
   template void eigh_leading(const Small<S> &, index, std::vector<double> &, Small<S> &);          \

@@ -524,7 +524,6 @@ NUMBA_ONLY = frozenset(
         "index_anchors",
         "index_query",
         "index_search",
-        "interp_decomp",
         "kron_diagonal",
         "kron_eigh",
         "kron_entries",
@@ -536,9 +535,7 @@ NUMBA_ONLY = frozenset(
         "monarch_solve",
         "nearest_kron",
         "nystrom_columns",
-        "qrcp",
         "soft_impute",
-        "two_sided_id",
     }
 )
 HOST_ONLY = frozenset(
@@ -549,11 +546,14 @@ HOST_ONLY = frozenset(
         "completion_rmse",
         "completion_svd",
         "cur",
+        "interp_decomp",
         "kron_solve_shifted",
         "lp_regression",
         "monarch_project",
         "pivoted_lu_rows",
         "pivoted_qr",
+        "qrcp",
+        "two_sided_id",
     }
 )
 

@@ -16,34 +16,11 @@
 // All in double precision.
 #pragma once
 
-#include "lowla/device/host.hpp"
+#include "lowla/columns.hpp"
 
-#include <memory>
 #include <string>
-#include <vector>
 
 namespace lowla {
-
-/// A matrix with entries, as CUR reads it. W is double or complex<double>.
-template <class W> class ColumnSource {
-public:
-  virtual ~ColumnSource() = default;
-  index m = 0, n = 0;
-
-  virtual std::unique_ptr<typename Host<W>::Matrix> matrix() const = 0;
-  /// S A (d x n, row-major) for d rows of sparse signs.
-  virtual std::vector<W> signs(index d, std::uint64_t key) const = 0;
-  /// A[:, cols]
-  virtual Panel<W> columns(const std::vector<index> &cols) const = 0;
-  /// A[rows]^H
-  virtual Panel<W> adjoint_rows(const std::vector<index> &rows) const = 0;
-  /// A 2^exponent, a copy.
-  virtual std::unique_ptr<ColumnSource> scaled(int exponent) const = 0;
-};
-
-/// Views of T in double precision: a copy of entries of single precision.
-template <class T> std::unique_ptr<ColumnSource<wide_t<T>>> column_source(MatrixView<T> A);
-template <class T, class I> std::unique_ptr<ColumnSource<wide_t<T>>> column_source(CsrView<T, I> A);
 
 struct CurRequest {
   index k = 1;
@@ -56,16 +33,10 @@ struct CurRequest {
   double eps = 2e-16; ///< of the dtype that the results are rounded to
 };
 
-struct CurFacts {
-  double error = 0.0;
-  const char *error_method = "exact";
-  index rank = 0, passes = 0, sketch_rows = 0;
-};
-
 template <class W> struct Cur {
   std::vector<index> rows, cols;
   Small<W> U;
-  CurFacts facts;
+  ColumnsFacts facts; ///< but for `method`
 };
 
 /// ValueError for NaN or Inf, or U and error NaN if `check_finite` is false.

@@ -16,10 +16,13 @@
 
 namespace lowla {
 
+using Places = std::vector<index>;
+
 template <class W> struct PivotedQr {
-  std::vector<index> perm; ///< Y(:, perm) = Q R, the pivots first
-  Small<W> R;              ///< its first k rows; diagonal real, >= 0
-  index rank = 0;          ///< of the first k, those with |R_jj| > tol |R_00|
+  Places perm;    ///< Y(:, perm) = Q R, the pivots first
+  Small<W> R;     ///< its first k rows; diagonal real, >= 0
+  index rank = 0; ///< of the first k, those with |R_jj| > tol |R_00|
+  std::vector<double> left; ///< norms of what is left of the other columns, to a few digits
 };
 
 /// Y (l x n), row-major with ld numbers a row, is spoilt. W is double or complex<double>. Of
@@ -28,6 +31,9 @@ template <class W> PivotedQr<W> pivoted_qr(W *Y, index ld, index l, index n, ind
 
 /// A permutation of the rows of Y (m x k, row-major with ld numbers a row), the pivots of its
 /// columns in front, the others ascending. Y is spoilt.
-template <class W> std::vector<index> pivoted_lu_rows(W *Y, index ld, index m, index k);
+template <class W> Places pivoted_lu_rows(W *Y, index ld, index m, index k);
+
+/// The indices below n that are not chosen, ascending.
+Places rest_of(index n, const Places &chosen);
 
 } // namespace lowla

@@ -1,11 +1,21 @@
 """Bases from columns of A: rank-revealing QR by a sketch, interpolative decompositions.
 
 The columns are the pivots of a sketch S A of k + p rows (Voronin and Martinsson 2017; Dong and
-Martinsson 2023): one read of A, 2 m n (k + p) flops or 16 nnz(A) with the sparse sign sketch, and
-4 (k + p)^2 n for the pivots. One more read, 2 m n k flops, forms P = Q^H A with the orthonormal
-basis Q of the chosen columns C. Then ||A - Q P||_F^2 = ||A||_F^2 - ||P||_F^2 certifies, the leading
-columns of Q serve every smaller rank, and T = R11^-1 P is the least-squares solution C^+ A. Memory
-(k + p) (m + n) numbers.
+Martinsson 2023): one read of A, 2 m n (k + p) flops or 4 nnz(A) additions with sparse signs, and
+4 (k + p)^2 n for the pivots.
+
+"project": one more read, 2 m n k flops, forms P = Q^H A with the orthonormal basis Q of the chosen
+columns C. Then ||A - Q P||_F^2 = ||A||_F^2 - ||P||_F^2 certifies, the leading columns of Q serve
+every smaller rank, and T = R11^-1 P is the least-squares solution C^+ A. Memory (k + p) (m + n)
+numbers.
+
+"sketch": no second read. S A has four blocks of b rows, each with every row of A once, under signs
+of its own (SparseStack; Camano, Epperly, Meyer, Tropp, arXiv:2508.21189). Three of them stand for A
+in all of the above: pivots are those of a Gaussian compression to 3 (k + p) rows, T is their
+least-squares solution. With l = 3 b >= 10 k rows the error is about sqrt(1 + k / (l - k - 1)) times
+the least one, 5 % more (exact in the mean for a Gaussian S; Drineas, Mahoney, Muthukrishnan, Sarlos
+2011). The fourth block H has not seen the choice: E ||H X||^2 = ||X||^2 / 4 for X = A - C T, with
+relative variance at most 2 / b. Memory 4 b n.
 
 Interpolation coefficients are bounded by the exchanges of Gu and Eisenstat (1996), on the sketch
 and then, in the magnitude of T alone, on A itself.
@@ -29,10 +39,14 @@ from .matrix import (
     open_matrix,
     times_power_of_two,
 )
+from .philox import STREAM_COMPRESSION, random_normal
 from .pivoting import Indices, pivoted_qr, positive_qr, rest_of, strong_pivots
-from .sketch import csr_matrix, start_block
+from .sketch import csr_matrix, embed, start_block
 
 _FIRST_RANK = 16  # tried first for a given tolerance, then doubled
+_BLOCKS = 4  # of the sketch that stands for A; one is held out for the error
+_PIVOT_SIGNS = 4  # nonzeros in a column of the sketch for pivots alone
+_MANY_ROWS = 100  # for a column: from there on one read beats two
 _SLACK = 1e-6
 
 
@@ -84,6 +98,14 @@ class Input:
     def _wide(self, part: Any) -> Array:
         dense = part if self.matrix.kind == "dense" else part.toarray()
         return np.asarray(dense, dtype=self.matrix.work_dtype)
+
+    def wide_payload(self) -> Any:
+        """The array or the CSR tuple in double precision."""
+        wide = self.matrix.work_dtype
+        if self.matrix.kind == "dense":
+            return self.payload.astype(wide, copy=False)
+        indptr, indices, data, shape = self.payload
+        return indptr, indices, data.astype(wide, copy=False), shape
 
     def dense(self) -> Array:
         """A itself in double precision."""
@@ -138,11 +160,39 @@ def sketched(inp: Input, k: int, oversample: int, sketch: str, key: int) -> Arra
 
 def sketch_of(inp: Input, l: int, sketch: str, key: int) -> Array:
     """S A with l rows: one read."""
-    m = inp.shape[0]
-    if sketch == "auto":
-        sketch = "gaussian" if inp.matrix.kind == "operator" else "sjlt"
-    start = start_block(sketch, key, m, l).astype(inp.matrix.work_dtype)
-    return require_finite(adjoint(inp.adjoint_times(start)))
+    start = start_block(kind_of(inp, sketch), key, inp.shape[0], l, _PIVOT_SIGNS)
+    return require_finite(adjoint(inp.adjoint_times(start.astype(inp.matrix.work_dtype))))
+
+
+def kind_of(inp: Input, sketch: str) -> str:
+    """The sketch that "auto" stands for."""
+    if sketch != "auto":
+        return sketch
+    return "gaussian" if inp.matrix.kind == "operator" else "sjlt"
+
+
+def pivot_rows(k: int, oversample: int) -> int:
+    """Rows of its compression: there are enough to choose on more than k + p at little cost."""
+    return 3 * (k + oversample)
+
+
+def stacked_rows(k: int, oversample: int) -> int:
+    """Rows of the sketch that stands for A."""
+    fitted = max(10 * k + 20, 2 * pivot_rows(k, oversample))
+    return _BLOCKS * -(-fitted // (_BLOCKS - 1))
+
+
+def stacked_sketch(inp: Input, d: int, sketch: str, key: int) -> tuple[Array, Array]:
+    """The rows of S A (d, n) to choose and fit by, and those held out; E S^T S = I; one read."""
+    m, kind = inp.shape[0], kind_of(inp, sketch)
+    if inp.matrix.kind == "operator":
+        start = start_block(kind, key, m, d, _BLOCKS) / np.sqrt(d)
+        SA = adjoint(inp.adjoint_times(start.astype(inp.matrix.work_dtype)))
+    else:
+        inp.matrix.passes += 1
+        SA = embed(kind, key, d, m, inp.wide_payload(), nnz=_BLOCKS)
+    held_out = d // _BLOCKS
+    return require_finite(SA[:-held_out]), require_finite(SA[-held_out:])
 
 
 def measured(inp: Input, X: Array, Z: Array, tail2: float | None) -> tuple[float, str]:
@@ -333,6 +383,21 @@ def bounded(inp: Input, b: Basis, bound: float) -> tuple[Basis, Array, int]:
 
 
 @dataclass
+class HeldOut:
+    """The block H A of the sketch that T has not seen, and an estimate of ||A||_F."""
+
+    HA: Array
+    norm: float
+
+    def error(self, cols: Indices, T: Array) -> tuple[float, str]:
+        """An estimate of ||A - A[:, cols] T||_F / ||A||_F, as `certificate` gives it."""
+        if self.norm == 0.0:
+            return 0.0, "exact"
+        left = np.linalg.norm(self.HA - self.HA[:, cols] @ T)
+        return float(np.sqrt(_BLOCKS) * left / self.norm), "probe"
+
+
+@dataclass
 class Interpolation:
     """A = A[:, cols] T + E."""
 
@@ -342,6 +407,8 @@ class Interpolation:
     converged: bool
     swaps: int
     method: str
+    held_out: HeldOut | None = None
+    sketch_rows: int = 0  # of the sketch that stood for A
 
 
 def interpolation(
@@ -356,8 +423,16 @@ def interpolation(
 ) -> Interpolation:
     """The column interpolative decomposition; raises NotFiniteError."""
     inp = open_input(A)
+    d = stacked_rows(k, oversample)
+    if method == "auto" and eps == 0.0 and kind_of(inp, sketch) == "sjlt":
+        cheap = entries_of(A) > _MANY_ROWS * k * inp.shape[1]
+        method = "sketch" if cheap else "project"
+    if method == "sketch" and d < inp.shape[0]:
+        return interpolation_of_sketch(inp, k, d, oversample, bound, sketch, key)
     if method == "direct":
         oversample = inp.shape[0]
+    else:
+        method = "project"
     b, converged = basis_within(inp, k, eps, oversample, sketch, key)
     size = b.cols.size
     while True:
@@ -375,10 +450,37 @@ def interpolation(
     return Interpolation(inp, found, T, converged, swaps, method)
 
 
-def interpolation_facts(d: Interpolation, X: Array, Z: Array) -> CurFacts:
-    """The facts of A = X Z + E, where X Z is A[:, cols] T to rounding."""
-    error = measured(d.inp, X, Z, tail2_of(d.inp, d.basis.P))
-    return facts_of(d.inp, d.basis, error, d.converged, d.method, d.swaps)
+def entries_of(A: Any) -> int:
+    """How many entries of A are stored."""
+    return int(A[0][-1]) if isinstance(A, tuple) else int(A.size)
+
+
+def interpolation_of_sketch(
+    inp: Input, k: int, d: int, oversample: int, bound: float, sketch: str, key: int
+) -> Interpolation:
+    """That of three blocks of a sketch of d rows, which stand for A: one read of A."""
+    fitted, held_out = stacked_sketch(inp, d, sketch, key)
+    norm = float(np.hypot(np.linalg.norm(fitted), np.linalg.norm(held_out)))
+    small = open_input(fitted)
+    compression = random_normal(
+        key, STREAM_COMPRESSION, pivot_rows(k, oversample), fitted.shape[0], "float64"
+    )
+    Y = compression @ fitted
+    perm, _, rank = pivoted_qr(Y, k, inp.rank_tolerance)
+    b, T, swaps = bounded(small, project(small, perm[:k], rank, Y), bound)
+    return Interpolation(inp, b, T, True, swaps, "sketch", HeldOut(held_out, norm), d)
+
+
+def interpolation_facts(d: Interpolation, X: Array, T: Array) -> CurFacts:
+    """The facts of A = X T + E, where X is A[:, cols] to rounding."""
+    if d.held_out is not None:
+        error = d.held_out.error(d.basis.cols, T)
+    else:
+        error = measured(d.inp, X, T, tail2_of(d.inp, d.basis.P))
+    facts = facts_of(d.inp, d.basis, error, d.converged, d.method, d.swaps)
+    if d.sketch_rows:
+        facts["method"], facts["sketch_rows"] = d.method, d.sketch_rows
+    return facts
 
 
 def interp_decomp(
@@ -401,12 +503,14 @@ def interp_decomp(
                 raise ValueError(str(error)) from None
             n, k = shape_of(A)[1], max(k, 1)
             proj = np.full((k, n - k), np.nan, dtype_of(A))
-            return np.arange(n, dtype=np.int64), proj, nan_facts(method)
+            facts = nan_facts("sketch" if method == "auto" else method)
+            return np.arange(n, dtype=np.int64), proj, facts
         b = d.basis
         rest = rest_of(d.inp.shape[1], b.cols)
         proj = rounded(d.T[:, rest], d.inp.dtype)
         d.T[:, rest] = proj
-        facts = interpolation_facts(d, d.inp.columns(b.cols), d.T)
+        C = d.inp.columns(b.cols) if d.held_out is None else np.empty((0, b.cols.size))
+        facts = interpolation_facts(d, C, d.T)
     return np.concatenate([b.cols, rest]), proj, facts
 
 
@@ -434,7 +538,7 @@ def two_sided_id(
             (m, n), dtype, k = shape_of(A), dtype_of(A), max(k, 1)
             nan = np.full((m, k), np.nan, dtype), np.full((k, n), np.nan, dtype)
             first = np.arange(k, dtype=np.int64)
-            return first, first, *nan, nan_facts(method)
+            return first, first, *nan, nan_facts("sketch" if method == "auto" else method)
         C = d.inp.columns(d.basis.cols)
         rows, X = row_interpolation(C, d.inp.rank_tolerance, bound)
         X = rounded(X, d.inp.dtype)

@@ -216,10 +216,10 @@ def sketch_apply(
     return np.asarray(product.toarray() if scipy.sparse.issparse(product) else product)
 
 
-def start_block(kind: str, key: int, n: int, columns: int) -> Array:
+def start_block(kind: str, key: int, n: int, columns: int, nnz: int = 8) -> Array:
     """S^T with unit-variance entries, (n, columns) float64: the start of a range finder."""
     if kind == "sjlt":
-        nnz = min(8, columns)
+        nnz = min(nnz, columns)
         S = _sparse_matrix("sjlt", key, columns, n, nnz, 1.0, np.float64)
         start: Array = S.T.toarray() * np.sqrt(columns)
     else:

@@ -50,3 +50,6 @@ constexpr index round_up(index x, index multiple) {
 }
 
 } // namespace lowla
+
+/// M(T) for the four scalar types.
+#define LOWLA_FOR_SCALARS(M) M(float) M(double) M(std::complex<float>) M(std::complex<double>)

@@ -3,6 +3,7 @@
 // They run between passes over the data on one thread and never wake a BLAS pool. Above
 // kLapackOrder, and outside parallel loops, the work goes to LAPACK (core/blas.hpp).
 //   cholesky        G = R^H R
+//   qr              Householder
 //   eigh            Householder tridiagonalisation and implicit QL with Wilkinson shifts
 //                   (Golub, Van Loan, Matrix Computations, 4th ed., algorithms 8.3.1 and 8.3.3)
 //   eigh_leading    the same without accumulated rotations; vectors by twisted factorisations
@@ -69,6 +70,9 @@ template <class S> Small<S> adjoint(const Small<S> &A);
 template <class S> bool cholesky(Small<S> &G, double floor);
 /// Inverse of an upper triangular matrix, in place.
 template <class S> void invert_upper(Small<S> &R);
+
+/// A = Q R, square, by Householder reflectors; R upper triangular, its diagonal real, >= 0.
+template <class S> void qr(const Small<S> &A, Small<S> &Q, Small<S> &R);
 
 /// Eigenvalues (descending) and eigenvectors (columns of V) of a Hermitian matrix.
 template <class S> void eigh(const Small<S> &A, std::vector<double> &w, Small<S> &V);
