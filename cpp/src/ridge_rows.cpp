@@ -100,91 +100,21 @@ template <class S> Tiles<S> tiles_for_products(const RowProblem<S> &problem) {
   return Tiles<S>(problem, std::max(kGramEntries, kTileNumbers / padded(problem.F.cols)));
 }
 
-/// Cholesky factor of G + ridge I (order n, rows `ld` apart) in L; false at a pivot lost in
-/// rounding.
-bool cholesky(const double *G, index ld, index n, double ridge, double *L) {
-  for (index a = 0; a < n; ++a) {
-    double *row = L + a * n;
-    for (index c = 0; c < a; ++c) {
-      double x = G[a * ld + c];
-      for (index d = 0; d < c; ++d)
-        x -= row[d] * L[c * n + d];
-      row[c] = x / L[c * n + c];
-    }
-    const double whole = G[a * ld + a] + ridge;
-    double x = whole;
-    for (index d = 0; d < a; ++d)
-      x -= row[d] * row[d];
-    if (!(x > 16 * static_cast<double>(n) * kEps * whole))
-      return false;
-    row[a] = std::sqrt(x);
-  }
-  return true;
-}
-
-/// x := (G + ridge I)^-1 x, with a larger ridge where that is singular to rounding.
-void solve_small(const double *G, index ld, index n, double ridge, double *L, double *x) {
-  double trace = 0;
-  for (index a = 0; a < n; ++a)
-    trace += G[a * ld + a];
-  double more = 64 * static_cast<double>(n) * kEps * trace;
-  while (!cholesky(G, ld, n, ridge, L)) {
-    if (!(more > 0 && more < std::numeric_limits<double>::infinity())) {
-      std::fill(x, x + n, more == 0 ? 0.0 : std::numeric_limits<double>::quiet_NaN());
-      return;
-    }
-    ridge += more;
-    more *= 16;
-  }
-  for (index a = 0; a < n; ++a) {
-    for (index c = 0; c < a; ++c)
-      x[a] -= L[a * n + c] * x[c];
-    x[a] /= L[a * n + a];
-  }
-  for (index a = n - 1; a >= 0; --a) {
-    for (index c = a + 1; c < n; ++c)
-      x[a] -= L[c * n + a] * x[c];
-    x[a] /= L[a * n + a];
-  }
-}
-
-/// Rows with fewer entries than unknowns, through the dual.
-template <class S> class ShortRow {
+/// The vector whose product with a tile are a row's residuals, with the other sign.
+class RowResiduals {
 public:
-  explicit ShortRow(index k) : k_(k), G_(numbers(k * k)), L_(numbers(k * k)), b_(numbers(k)) {}
-
-  /// Returns the sum of squares that is left.
-  double solve(Tiles<S> &tiles, index i, double ridge, double *u) {
-    std::fill(u, u + k_, 0.0);
-    double squares = 0;
-    tiles.of_row(i, [&](const double *T, index count) { // k entries fit a tile
-      const index ldt = tiles.ldt;
-      for (index a = 0; a < count; ++a) {
-        b_[at(a)] = T[a * ldt + k_];
-        for (index c = 0; c <= a; ++c) {
-          double dot = 0;
-          for (index j = 0; j < k_; ++j)
-            dot += T[a * ldt + j] * T[c * ldt + j];
-          G_[at(a * k_ + c)] = dot;
-        }
-      }
-      solve_small(G_.data(), k_, count, ridge, L_.data(), b_.data());
-      for (index a = 0; a < count; ++a)
-        for (index j = 0; j < k_; ++j)
-          u[j] += b_[at(a)] * T[a * ldt + j];
-      for (index a = 0; a < count; ++a) {
-        double r = T[a * ldt + k_];
-        for (index j = 0; j < k_; ++j)
-          r -= T[a * ldt + j] * u[j];
-        squares += r * r;
-      }
-    });
-    return squares;
+  template <class S>
+  explicit RowResiduals(const Tiles<S> &tiles) : k_(tiles.k), x_(numbers(tiles.ldt)) {}
+  /// (u, -1)
+  const double *against(const double *u) {
+    std::copy(u, u + k_, x_.begin());
+    x_[at(k_)] = -1.0;
+    return x_.data();
   }
 
 private:
   index k_;
-  std::vector<double> G_, L_, b_;
+  std::vector<double> x_;
 };
 
 /// Systems of rows that are solved together.
@@ -231,6 +161,85 @@ private:
   index count_ = 0;
 };
 
+/// Rows with fewer entries than unknowns, through the dual: u = T^T z, (T T^T + ridge I) z = y, the
+/// solution of least norm. kSystems of them together, the smaller ones with rows of a multiple of
+/// I.
+template <class S> class ShortRows {
+public:
+  ShortRows(index k, index ldt)
+      : k_(k), ldt_(ldt), stride_(k * ldt), across_(k * ldt), G_(simd::kSystems * stride_),
+        work_((k + 1) * (k + 6) / 2 * simd::kSystems), X_(simd::kSystems * (k + 1)) {}
+
+  /// Returns the sum of squares that is left, of this row and others or of none.
+  double add(Tiles<S> &tiles, index i, double ridge, Factor &out) {
+    double *G = G_.get() + count_ * stride_;
+    std::fill_n(out.row(i), k_, 0.0);
+    std::fill_n(G, stride_, 0.0);
+    orders_[count_] = 0;
+    tiles.of_row(i, [&](const double *T, index entries) { // they fit a tile
+      for (index j = 0; j < k_; ++j) {
+        double *row = across_.get() + j * ldt_;
+        for (index e = 0; e < entries; ++e)
+          row[e] = T[e * ldt_ + j];
+        std::fill(row + entries, row + ldt_, 0.0);
+      }
+      simd::tiles().gram(across_.get(), ldt_, k_, entries, G);
+      double *y = G + entries * ldt_; // nothing of use is there
+      for (index e = 0; e < entries; ++e)
+        y[e] = T[e * ldt_ + k_];
+      orders_[count_] = entries;
+    });
+    if (orders_[count_] > 0)
+      rows_[count_++] = i;
+    return count_ == simd::kSystems ? solve(tiles, ridge, out) : 0.0;
+  }
+
+  double solve(Tiles<S> &tiles, double ridge, Factor &out) {
+    if (count_ == 0)
+      return 0;
+    const index order = *std::max_element(orders_, orders_ + count_);
+    for (index s = 0; s < simd::kSystems; ++s)
+      if (s < count_)
+        extend(G_.get() + s * stride_, orders_[s], order);
+      else
+        std::fill_n(G_.get() + s * stride_, (order + 1) * ldt_, 0.0);
+    simd::tiles().solve(G_.get(), stride_, ldt_, order, ridge, kFloor, work_.get(), X_.get());
+    RowResiduals against(tiles);
+    std::vector<double> left(at(order));
+    double squares = 0;
+    for (index s = 0; s < count_; ++s) {
+      const double *z = X_.get() + s * (order + 1);
+      double *u = out.row(rows_[s]);
+      tiles.of_row(rows_[s], [&](const double *T, index entries) {
+        for (index e = 0; e < entries; ++e)
+          for (index j = 0; j < k_; ++j)
+            u[j] += z[e] * T[e * ldt_ + j];
+        squares += simd::tiles().product(T, ldt_, entries, against.against(u), left.data());
+      });
+    }
+    count_ = 0;
+    return squares;
+  }
+
+private:
+  /// [G; y^T] of order n becomes one of a larger order with the solution (z, 0).
+  void extend(double *G, index n, index order) const {
+    double trace = 0;
+    for (index a = 0; a < n; ++a)
+      trace += G[a * ldt_ + a];
+    std::vector<double> y(G + n * ldt_, G + n * ldt_ + n);
+    std::fill(G + n * ldt_, G + (order + 1) * ldt_, 0.0);
+    for (index a = n; a < order; ++a)
+      G[a * ldt_ + a] = trace / static_cast<double>(n);
+    std::copy(y.begin(), y.end(), G + order * ldt_);
+  }
+
+  index k_, ldt_, stride_;
+  Buffer<double> across_, G_, work_, X_;
+  index rows_[simd::kSystems] = {}, orders_[simd::kSystems] = {};
+  index count_ = 0;
+};
+
 } // namespace
 
 template <class S> double exact_rows(const RowProblem<S> &problem, double ridge, Factor &out) {
@@ -238,11 +247,11 @@ template <class S> double exact_rows(const RowProblem<S> &problem, double ridge,
   return sum_chunks(problem.entries, [&](index first, index last) {
     Tiles<S> tiles(problem, std::max(kGramEntries, k));
     Systems systems(k, tiles.ldt);
-    ShortRow<S> short_row(k);
+    ShortRows<S> short_rows(k, tiles.ldt);
     double squares = 0;
     for (index i = first; i < last; ++i) {
       if (problem.entries.count(i) < k) {
-        squares += short_row.solve(tiles, i, ridge, out.row(i));
+        squares += short_rows.add(tiles, i, ridge, out);
         continue;
       }
       double *G = systems.next(i);
@@ -252,6 +261,7 @@ template <class S> double exact_rows(const RowProblem<S> &problem, double ridge,
       if (systems.full())
         squares += systems.solve(ridge, out);
     }
+    squares += short_rows.solve(tiles, ridge, out);
     return squares + systems.solve(ridge, out);
   });
 }
@@ -335,23 +345,6 @@ private:
   std::vector<double> x_, r_, q_, d_;
 };
 
-/// The vector whose product with a tile are a row's residuals, with the other sign.
-class RowResiduals {
-public:
-  template <class S>
-  explicit RowResiduals(const Tiles<S> &tiles) : k_(tiles.k), x_(numbers(tiles.ldt)) {}
-  /// (u, -1)
-  const double *against(const double *u) {
-    std::copy(u, u + k_, x_.begin());
-    x_[at(k_)] = -1.0;
-    return x_.data();
-  }
-
-private:
-  index k_;
-  std::vector<double> x_;
-};
-
 } // namespace
 
 template <class S>
@@ -360,12 +353,12 @@ double cg_rows(const RowProblem<S> &problem, double ridge, index steps, Factor &
   return sum_chunks(problem.entries, [&](index first, index last) {
     Tiles<S> tiles = tiles_for_products(problem);
     GradientRow<S> gradients(tiles, ridge);
-    ShortRow<S> short_row(k);
+    ShortRows<S> short_rows(k, tiles.ldt);
     double squares = 0;
     for (index i = first; i < last; ++i)
-      squares += problem.entries.count(i) < k ? short_row.solve(tiles, i, ridge, out.row(i))
+      squares += problem.entries.count(i) < k ? short_rows.add(tiles, i, ridge, out)
                                               : gradients.solve(i, steps, out.row(i));
-    return squares;
+    return squares + short_rows.solve(tiles, ridge, out);
   });
 }
 
