@@ -11,7 +11,7 @@
 
 namespace lowla {
 
-using threads::parallel_for;
+using threads::for_spans;
 
 namespace {
 
@@ -40,15 +40,7 @@ constexpr double kMeasured = 1e-10;
 /// Norm of a column over the largest below which its direction is taken for dead.
 constexpr double kDead = 1e-150;
 
-std::size_t at(index i) { return static_cast<std::size_t>(i); }
-
 constexpr index kFactorRows = 1 << 10;
-
-/// f(first, last) for chunks of so many rows, in parallel.
-template <class F> void for_rows(index rows, F &&f) {
-  parallel_for((rows + kFactorRows - 1) / kFactorRows,
-               [&](index c) { f(c * kFactorRows, std::min(rows, (c + 1) * kFactorRows)); });
-}
 
 template <class S> double weight_of(const Observations<S> &o, index t) {
   return o.weights == nullptr ? 1.0 : o.weights[t];
@@ -68,7 +60,7 @@ double squared_norm(const Factor &X, index columns) {
 /// X - Y
 Factor difference(const Factor &X, const Factor &Y) {
   Factor out(X.rows, X.cols);
-  for_rows(X.rows, [&](index first, index last) {
+  for_spans(0, X.rows, kFactorRows, [&](index first, index last) {
     for (index t = first * X.ld; t < last * X.ld; ++t)
       out.row(0)[t] = X.row(0)[t] - Y.row(0)[t];
   });
@@ -86,7 +78,7 @@ double product_norm(const Factor &D, const Factor &F) {
 
 /// X <- X diag(d)
 void scale_columns(Factor &X, const Numbers &d) {
-  for_rows(X.rows, [&](index first, index last) {
+  for_spans(0, X.rows, kFactorRows, [&](index first, index last) {
     for (index i = first; i < last; ++i)
       for (index a = 0; a < X.cols; ++a)
         X.row(i)[a] *= d[at(a)];
@@ -235,7 +227,7 @@ private:
     if (!(delta > 0))
       return regress(side, fixed, moving, lam);
     Numbers weights = residuals_of(side, fixed, moving);
-    for_rows(side.nnz(), [&](index first, index last) {
+    for_spans(0, side.nnz(), kFactorRows, [&](index first, index last) {
       for (index t = first; t < last; ++t)
         weights[at(t)] = weight_of(side, t) / std::max(std::fabs(weights[at(t)]), delta);
     });
@@ -335,7 +327,7 @@ private:
 
 /// X <- X - reg Y
 void subtract_scaled(Factor &X, double reg, const Factor &Y) {
-  for_rows(X.rows, [&](index first, index last) {
+  for_spans(0, X.rows, kFactorRows, [&](index first, index last) {
     for (index t = first * X.ld; t < last * X.ld; ++t)
       X.row(0)[t] -= reg * Y.row(0)[t];
   });

@@ -8,15 +8,11 @@
 
 namespace lowla {
 
-using threads::parallel_for;
-
 namespace {
 
 /// Entries within 2^+- it have squares, and sums of them, far from the ends of the range.
 constexpr int kSafeExponent = 250;
 constexpr index kChunk = 256; ///< rows at a time
-
-std::size_t at(index i) { return static_cast<std::size_t>(i); }
 
 SketchSpec sign_spec(index d, index n, index nnz, std::uint64_t key) {
   return sketch_spec("sjlt", key, d, n, std::min(nnz, d), 1.0);
@@ -24,8 +20,8 @@ SketchSpec sign_spec(index d, index n, index nnz, std::uint64_t key) {
 
 /// f(i) for every row.
 template <class F> void for_rows(index m, F &&f) {
-  parallel_for((m + kChunk - 1) / kChunk, [&](index c) {
-    for (index i = c * kChunk; i < std::min(m, (c + 1) * kChunk); ++i)
+  threads::for_spans(0, m, kChunk, [&](index first, index last) {
+    for (index i = first; i < last; ++i)
       f(i);
   });
 }

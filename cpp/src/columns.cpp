@@ -10,6 +10,7 @@
 
 namespace lowla {
 
+using threads::for_spans;
 using threads::parallel_for;
 
 namespace {
@@ -20,17 +21,9 @@ constexpr index kManyRows = 100; ///< for a column: from there on one read beats
 constexpr double kSlack = 1e-6;  ///< relative, above rounding: what an exchange has to gain
 constexpr index kChunk = 512;    ///< columns of a chunk: their sums stay in the first-level cache
 
-std::size_t at(index i) { return static_cast<std::size_t>(i); }
-
-/// f(first, last) for chunks of n columns.
-template <class F> void for_columns(index n, F &&f) {
-  parallel_for((n + kChunk - 1) / kChunk,
-               [&](index c) { f(c * kChunk, std::min(n, (c + 1) * kChunk)); });
-}
-
 /// X <- R^-1 X for the leading triangle of R and as many rows of X.
 template <class W> void solve_triangle(const Small<W> &R, index r, Entries<W> &X) {
-  for_columns(X.cols, [&](index first, index last) {
+  for_spans(0, X.cols, kChunk, [&](index first, index last) {
     std::vector<W> a(at(r));
     for (index i = r - 1; i >= 0; --i) {
       for (index j = i + 1; j < r; ++j)
@@ -72,7 +65,7 @@ struct Largest {
 /// The largest of f(i, j), i < rows.
 template <class F> Largest largest_of(index rows, index cols, F &&f) {
   std::vector<Largest> found(at((cols + kChunk - 1) / kChunk));
-  for_columns(cols, [&](index first, index last) {
+  for_spans(0, cols, kChunk, [&](index first, index last) {
     for (index i = 0; i < rows; ++i)
       for (index j = first; j < last; ++j)
         found[at(first / kChunk)].see(f(i, j), i, j);
@@ -187,7 +180,7 @@ Places strong_pivots(const Entries<W> &Y, const PivotedQr<W> &qr, double bound, 
     Panel<W> left = panel_of(Y.view().adjoint());
     Host<W>::subtract(left, {&b.Ph}, adjoint_small(b.Q));
     std::vector<double> g2(at(n));
-    for_columns(n, [&](index first, index last) {
+    for_spans(0, n, kChunk, [&](index first, index last) {
       for (index j = first; j < last; ++j)
         g2[at(j)] = simd::dense<double>().sum_squares(left.row(j), left.ld);
     });

@@ -11,7 +11,7 @@
 
 namespace lowla {
 
-using threads::parallel_for;
+using threads::for_spans;
 
 namespace {
 
@@ -26,18 +26,10 @@ constexpr index kExactRank = 32;     ///< up to it "auto" takes the exact solver
 constexpr int kSafeExponent = 200;   ///< entries and weights within 2^+- it stay as they are
 constexpr index kEntries = 1 << 16;  ///< to a chunk
 
-std::size_t at(index i) { return static_cast<std::size_t>(i); }
-
-/// f(first, last) for chunks of n entries, in parallel.
-template <class F> void for_entries(index n, F &&f) {
-  parallel_for((n + kEntries - 1) / kEntries,
-               [&](index c) { f(c * kEntries, std::min(n, (c + 1) * kEntries)); });
-}
-
 /// Sum of f(t) for t in 0 .. n - 1, by chunks in their order.
 template <class F> double sum_over(index n, F &&f) {
   Numbers sums(at((n + kEntries - 1) / kEntries));
-  for_entries(n, [&](index first, index last) {
+  for_spans(0, n, kEntries, [&](index first, index last) {
     double sum = 0;
     for (index t = first; t < last; ++t)
       sum += f(t);
@@ -149,7 +141,7 @@ template <class S> Numbers start_values(const Observations<S> &rows, double mean
   if (std::is_same_v<S, double> && rows.weights == nullptr && mean == 0 && !robust)
     return {};
   Numbers values(at(rows.nnz()));
-  for_entries(rows.nnz(), [&](index first, index last) {
+  for_spans(0, rows.nnz(), kEntries, [&](index first, index last) {
     for (index t = first; t < last; ++t)
       values[at(t)] = (static_cast<double>(rows.values[t]) - mean) *
                       (rows.weights == nullptr ? 1.0 : rows.weights[t]);

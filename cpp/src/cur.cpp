@@ -21,8 +21,6 @@ constexpr int kLevels = 17;       ///< singular values below 10^-level are left 
 constexpr double kRoundings = 1e4;
 constexpr double kEps = std::numeric_limits<double>::epsilon();
 
-std::size_t at(index i) { return static_cast<std::size_t>(i); }
-
 // --- bases ---
 
 /// X = basis diag(s) Z^H without the singular values that are rounding errors.

@@ -112,7 +112,6 @@ public:
   }
 
 private:
-  static std::size_t at(index i) { return static_cast<std::size_t>(i); }
   static double norm2_of(const std::vector<S> &x) {
     return simd::dense<double>().sum_squares(reinterpret_cast<const double *>(x.data()),
                                              kPlanes<T> * static_cast<index>(x.size()));

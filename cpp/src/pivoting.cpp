@@ -10,7 +10,7 @@
 
 namespace lowla {
 
-using threads::parallel_for;
+using threads::for_spans;
 
 namespace {
 
@@ -22,15 +22,6 @@ constexpr index kBlock = 32;
 constexpr index kColumns = 512;
 constexpr double kEps = std::numeric_limits<double>::epsilon();
 
-std::size_t at(index i) { return static_cast<std::size_t>(i); }
-
-/// f(first, last) for chunks of the columns from `begin` on.
-template <class F> void for_columns(index begin, index n, F &&f) {
-  const index chunks = (n - begin + kColumns - 1) / kColumns;
-  parallel_for(chunks,
-               [&](index c) { f(begin + c * kColumns, std::min(n, begin + (c + 1) * kColumns)); });
-}
-
 /// The factorisation, column by column; row-major Y, reflectors in V (by rows, v_s(s) = 1).
 template <class W> class Factorisation {
 public:
@@ -38,7 +29,7 @@ public:
       : Y_(Y), ld_(ld), l_(l), n_(n), k_(std::min({k, l, n})), V_(at(kBlock * l)),
         F_(at(kBlock * n)), norms_(at(n)), known_(at(n)), perm_(at(n)) {
     std::iota(perm_.begin(), perm_.end(), index(0));
-    for_columns(0, n, [&](index first, index last) {
+    for_spans(0, n, kColumns, [&](index first, index last) {
       for (index j = first; j < last; ++j)
         norms_[at(j)] = known_[at(j)] = norm_below(0, j);
     });
@@ -88,7 +79,7 @@ private:
       lost = step(begin, t);
     done_ = t;
     const index count = t - begin;
-    for_columns(t, n_, [&](index first, index last) {
+    for_spans(t, n_, kColumns, [&](index first, index last) {
       W a[kBlock];
       for (index i = t; i < l_; ++i) {
         for (index s = 0; s < count; ++s)
@@ -126,7 +117,7 @@ private:
       scaled[at(i)] = tau * conj_of(v[i]);
     const index chunks = (n_ - t - 1 + kColumns - 1) / kColumns;
     std::vector<char> lost(at(std::max<index>(chunks, 1)), 0);
-    for_columns(t + 1, n_, [&](index first, index last) {
+    for_spans(t + 1, n_, kColumns, [&](index first, index last) {
       const index width = last - first;
       std::fill(f + first, f + last, W(0));
       add_rows(Y_ + t * ld_ + first, ld_, l_ - t, scaled.data() + t, width, f + first);

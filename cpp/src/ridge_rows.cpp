@@ -32,7 +32,6 @@ index padded(index k) {
   return (k + simd::kTilePad) / simd::kTilePad * simd::kTilePad; // more than k
 }
 
-std::size_t at(index i) { return static_cast<std::size_t>(i); }
 std::vector<double> numbers(index n) { return std::vector<double>(at(n), 0.0); }
 
 /// f(first row, last row) for all chunks, in parallel; what it returns, in the order of the rows.

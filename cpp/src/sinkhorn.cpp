@@ -42,7 +42,6 @@ constexpr double kFarFromOne = 100;    ///< of the logarithm of the mass
 constexpr double kSlack = 0.9;         ///< of tol, for the rounding of the certificate
 constexpr double kSafeColumn = 1e-140; ///< column sums below may lack entries
 
-std::size_t at(index i) { return static_cast<std::size_t>(i); }
 index size(const Vector &v) { return static_cast<index>(v.size()); }
 
 double dot(const Vector &x, const Vector &y) {

@@ -45,8 +45,6 @@ LOWLA_CLONES void take_roots(index n, double *out) {
   for (index j = 0; j < n; ++j)
     out[j] = std::sqrt(out[j]);
 }
-std::size_t at(index i) { return static_cast<std::size_t>(i); }
-
 /// Parts of the rows of an m x n plan, whatever the number of threads.
 index chunks_of(index m, index n) {
   return std::min({kChunks, std::max<index>(m, 1), std::max<index>(1, m * n / kTile)});

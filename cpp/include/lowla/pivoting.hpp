@@ -19,9 +19,9 @@ namespace lowla {
 using Places = std::vector<index>;
 
 template <class W> struct PivotedQr {
-  Places perm;    ///< Y(:, perm) = Q R, the pivots first
-  Small<W> R;     ///< its first k rows; diagonal real, >= 0
-  index rank = 0; ///< of the first k, those with |R_jj| > tol |R_00|
+  Places perm;              ///< Y(:, perm) = Q R, the pivots first
+  Small<W> R;               ///< its first k rows; diagonal real, >= 0
+  index rank = 0;           ///< of the first k, those with |R_jj| > tol |R_00|
   std::vector<double> left; ///< norms of what is left of the other columns, to a few digits
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <complex>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
@@ -15,6 +16,9 @@
 namespace lowla {
 
 using index = std::int64_t;
+
+/// A place in a std::vector.
+inline std::size_t at(index i) { return static_cast<std::size_t>(i); }
 
 template <class T> struct scalar_traits {
   using real = T;

@@ -9,6 +9,7 @@
 #include "lowla/core/cancel.hpp"
 #include "lowla/core/scalar.hpp"
 
+#include <algorithm>
 #include <memory>
 #include <type_traits>
 
@@ -41,6 +42,12 @@ template <class F> void parallel_for(index n_chunks, F &&f) {
         (*static_cast<std::remove_reference_t<F> *>(context))(chunk);
       },
       const_cast<void *>(static_cast<const void *>(std::addressof(f))));
+}
+
+/// f(first, last) for spans of `size` (the last may be shorter) of the numbers begin .. end - 1.
+template <class F> void for_spans(index begin, index end, index size, F &&f) {
+  parallel_for((end - begin + size - 1) / size,
+               [&](index c) { f(begin + c * size, std::min(end, begin + (c + 1) * size)); });
 }
 
 } // namespace lowla::threads
