@@ -101,7 +101,7 @@ def _dense(session: Session, m: int, n: int, k: int, child: ChildProcess | None)
     peers = [_scipy(A, k, best)] if small else []
     interleave([ours, *peers, *limits.probes()], session.repetitions)
     case = f"{m} x {n} float64, k = {k}"
-    session.add("ID", Row(case, [ours, *peers], limits.seconds(0, A.nbytes), str(limits)))
+    session.add("interp_decomp", Row(case, [ours, *peers], limits.seconds(0, A.nbytes), str(limits)))
     r = lowla.cur(A, k, rng=0)
     ours = Party("lowla cur", lambda: lowla.cur(A, k, rng=0), excess(r.info.error, best))
     peers = [_pivoted(A, k, best)] if small else []
@@ -109,7 +109,7 @@ def _dense(session: Session, m: int, n: int, k: int, child: ChildProcess | None)
         _, seconds = child.call(m=m, n=n, k=k)
         peers.append(Party("skmatter columns", lambda: seconds))
     interleave([ours, *peers, *limits.probes()], session.repetitions)
-    session.add("CUR", Row(case, [ours, *peers], limits.seconds(0, A.nbytes), str(limits)))
+    session.add("cur", Row(case, [ours, *peers], limits.seconds(0, A.nbytes), str(limits)))
 
 
 def _sparse(session: Session, m: int, n: int, k: int) -> None:
@@ -119,7 +119,7 @@ def _sparse(session: Session, m: int, n: int, k: int) -> None:
     party = Party("lowla cur", lambda: lowla.cur(A, k, rng=0), lowla.cur(A, k, rng=0).info.error)
     interleave([party, *limits.probes()], session.repetitions)
     case = f"CSR {m} x {n}, {A.nnz:.0e} entries, k = {k} (error itself)"
-    session.add("CUR", Row(case, [party], limits.seconds(0, size), str(limits)))
+    session.add("cur", Row(case, [party], limits.seconds(0, size), str(limits)))
 
 
 def _kernel(session: Session, n: int, k: int) -> None:

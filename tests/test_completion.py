@@ -249,6 +249,23 @@ def test_rows_are_ridge_regressions(weighted, lam):
         assert_allclose(out, expected, atol=tol(float, k, cond) * np.abs(expected).max())
 
 
+@pytest.mark.filterwarnings("ignore::lowla.ConvergenceWarning")
+@pytest.mark.parametrize("solver", ["exact", "cg"])
+def test_many_rows_shorter_than_a_large_rank(backend, solver):
+    """The factors of one sweep against those of the Numba backend, which takes rows one by one."""
+    m, n, k = 310, 330, 300
+    rng = np.random.default_rng(0)
+    M = observed(rng.standard_normal((m, n)), 0.7 * m * n, power=0.2)
+    assert np.median(np.diff(M.indptr)) < k
+    init = (rng.standard_normal((m, k)), rng.standard_normal((n, k)))
+    found = []
+    for name in (backend, "numba"):
+        with lowla.use_backend(name):
+            found.append(lowla.complete(M, k, solver=solver, init=init, n_iter=1, reg=1e-3))
+    for x, y in zip(*found, strict=True):
+        assert_allclose(x, y, atol=1e-7 * np.abs(y).max())
+
+
 def test_two_steps_of_conjugate_gradients_are_not_exact():
     """What the comparison above would say of a solver that stops early."""
     rng = np.random.default_rng(0)

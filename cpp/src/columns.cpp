@@ -302,7 +302,6 @@ private:
     const Basis<W> b = bounded(A_, *matrix_, Y, T);
     round_to(T.row(0), T.row(T.rows), request_.eps);
     certify(b, b.C, T);
-
     set_facts("project", b.R11);
     return {b.cols, std::move(T)};
   }
@@ -319,7 +318,6 @@ private:
     const auto matrix = fitted->matrix();
     const Entries<W> Y =
         fitted->gaussian(pivot_rows(request_), request_.key, philox::kStreamCompression);
-
     Entries<W> T;
     const Basis<W> b = bounded(*fitted, *matrix, Y, T);
     round_to(T.row(0), T.row(T.rows), request_.eps);
@@ -330,7 +328,6 @@ private:
       facts_.error_method = "probe";
     }
     facts_.sketch_rows = d;
-
     set_facts("sketch", b.R11);
     return {b.cols, std::move(T)};
   }

@@ -100,7 +100,8 @@ index components(const std::int64_t *indptr, const std::int32_t *indices, index 
       if (a == b)
         continue;
       parent[static_cast<std::size_t>(std::max(a, b))] = std::min(a, b);
-      --left;
+      if (--left == 1) // nothing is left to join
+        return left;
     }
   return left;
 }

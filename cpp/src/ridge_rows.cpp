@@ -95,8 +95,10 @@ private:
   index held_ = -1;
 };
 
+/// At least k entries, so that short rows fit.
 template <class S> Tiles<S> tiles_for_products(const RowProblem<S> &problem) {
-  return Tiles<S>(problem, std::max(kGramEntries, kTileNumbers / padded(problem.F.cols)));
+  const index k = problem.F.cols;
+  return Tiles<S>(problem, std::max({kGramEntries, k, kTileNumbers / padded(k)}));
 }
 
 /// The vector whose product with a tile are a row's residuals, with the other sign.

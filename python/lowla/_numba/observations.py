@@ -126,6 +126,8 @@ def _joined(indptr: Array, indices: Array, parent: Array) -> int:
                 b = parent[b]
             if a != b:
                 joined += 1
+                if joined == len(parent) - 1:  # nothing is left to join
+                    return joined
                 if a < b:
                     parent[b] = a
                 else:
