@@ -101,7 +101,9 @@ def _dense(session: Session, m: int, n: int, k: int, child: ChildProcess | None)
     peers = [_scipy(A, k, best)] if small else []
     interleave([ours, *peers, *limits.probes()], session.repetitions)
     case = f"{m} x {n} float64, k = {k}"
-    session.add("interp_decomp", Row(case, [ours, *peers], limits.seconds(0, A.nbytes), str(limits)))
+    session.add(
+        "interp_decomp", Row(case, [ours, *peers], limits.seconds(0, A.nbytes), str(limits))
+    )
     r = lowla.cur(A, k, rng=0)
     ours = Party("lowla cur", lambda: lowla.cur(A, k, rng=0), excess(r.info.error, best))
     peers = [_pivoted(A, k, best)] if small else []

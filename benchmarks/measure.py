@@ -8,6 +8,9 @@ that no one is charged for a processor that has to wake up.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import multiprocessing
 import platform
 import threading
@@ -100,6 +103,9 @@ def peak_memory(call: Callable[[], object]) -> int:
     """Bytes of resident memory that the call adds at its peak, sampled; in a fresh process."""
     import psutil
 
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError):  # what is free and held counts as resident
+        ctypes.CDLL(None).malloc_trim(0)
     process, peak, stop = psutil.Process(), [0], threading.Event()
     base = process.memory_info().rss
 
