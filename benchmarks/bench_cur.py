@@ -146,6 +146,8 @@ def _kernel(session: Session, n: int, k: int) -> None:
 def run(session: Session) -> None:
     child = ChildProcess(__name__, skmatter.__name__) if find_spec("skmatter") else None
     _dense(session, 5000, 3000, 50, child)
+    if child:
+        child.close()
     _sparse(session, 200_000, 20_000, 50)
     _kernel(session, 20_000, 500)
     _dense(session, 20_000, 20_000, 100, None)
