@@ -16,19 +16,6 @@ FORMS = {
 }
 
 
-def matrix_with_spectrum(m, n, S, dtype="float64", seed=0):
-    rng = np.random.default_rng(seed)
-    is_complex = np.dtype(dtype).kind == "c"
-
-    def orthonormal(rows):
-        G = rng.standard_normal((rows, len(S)))
-        if is_complex:
-            G = G + 1j * rng.standard_normal((rows, len(S)))
-        return np.linalg.qr(G)[0]
-
-    return np.ascontiguousarray(((orthonormal(m) * S) @ orthonormal(n).conj().T).astype(dtype))
-
-
 def kahan(n, angle=1.2):
     """Kahan's matrix (1966): pivoted QR does not exchange a column of it, and should."""
     s, c = np.sin(angle), np.cos(angle)

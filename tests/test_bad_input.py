@@ -479,8 +479,12 @@ VALUE = [
         "bound must be a finite number > 1, got inf",
     ),
     (
+        lambda: lowla.interp_decomp(A, 0.1, method="sketch"),
+        "method 'sketch' is for a number of columns; for a tolerance take 'project' or 'direct'",
+    ),
+    (
         lambda: lowla.interp_decomp(A, 3, method="srft"),
-        "method must be one of 'sketch', 'direct', got 'srft'",
+        "method must be one of 'auto', 'sketch', 'project', 'direct', got 'srft'",
     ),
     (
         lambda: lowla.interp_decomp(A, 3, sketch="srht"),

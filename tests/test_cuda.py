@@ -31,6 +31,7 @@ from least_squares import (
     problem,
 )
 from lowla import _arrays, _backend
+from spectra import matrix_with_spectrum
 from strategies import DTYPES, LAYOUTS, hermitian, matrices_with_rank, matrix_specs
 from tolerances import best_error, eps, orthogonality, relative_error, tol
 
@@ -94,12 +95,6 @@ def gauss(shape, dtype, seed=0):
     if np.dtype(dtype).kind == "c":
         A = A + 1j * rng.standard_normal(shape)
     return A.astype(dtype)
-
-
-def with_spectrum(m, n, S, dtype, seed=0):
-    U = np.linalg.qr(gauss((m, len(S)), np.result_type(dtype, np.float64), seed))[0]
-    V = np.linalg.qr(gauss((n, len(S)), np.result_type(dtype, np.float64), seed + 1))[0]
-    return ((U * S) @ V.conj().T).astype(dtype)
 
 
 def assert_svd(A, r):
@@ -262,7 +257,7 @@ def test_emulated_factors_are_orthonormal_certified_and_as_good(
 @pytest.mark.parametrize("shape", [(90, 40), (40, 90)])
 @pytest.mark.parametrize("method", ["krylov", "subspace"])
 def test_emulated_result_does_not_depend_on_the_layout(emulated, dtype, shape, method):
-    A = with_spectrum(*shape, 0.5 ** np.arange(12), dtype)
+    A = matrix_with_spectrum(*shape, 0.5 ** np.arange(12), dtype)
     results = [
         lowla.rsvd(layout(A), 6, method=method, rng=0)
         for name, layout in LAYOUTS.items()
@@ -283,7 +278,7 @@ def test_emulated_blocks_of_rows_add_up(emulated, dtype, layout):
     """A of more than one block of rows (16 MiB), and a panel widened in chunks."""
     n = 40
     m = (20 << 20) // (n * np.dtype(dtype).itemsize)
-    A = LAYOUTS[layout](with_spectrum(m, n, 1.0 / np.arange(1, 21), dtype))
+    A = LAYOUTS[layout](matrix_with_spectrum(m, n, 1.0 / np.arange(1, 21), dtype))
     r = lowla.rsvd(A, 8, method="subspace", n_iter=1, rng=0)
     assert assert_svd(A, r) <= 1.5 * best_error(1.0 / np.arange(1, 21), 8)
     r = lowla.rsvd(A, 21, method="subspace", n_iter=0, rng=0)
@@ -346,7 +341,7 @@ def test_emulated_malformed_csr_is_refused(emulated, broken):
 def test_emulated_extreme_scales_only_scale(emulated, dtype, exponent, sparse):
     far = 600 if np.finfo(dtype).bits == 64 else 100
     scale = 2.0 ** (exponent * far)
-    A = with_spectrum(60, 25, 0.5 ** np.arange(20), dtype)
+    A = matrix_with_spectrum(60, 25, 0.5 ** np.arange(20), dtype)
     scaled = (A * np.real(A).dtype.type(scale)).astype(dtype)
     wrap = scipy.sparse.csr_array if sparse else np.asarray
     plain, r = (lowla.rsvd(wrap(X), 5, rng=0) for X in (A, scaled))
@@ -361,7 +356,7 @@ def test_emulated_tol_is_reached(emulated, dtype, exponent):
     if goal < 100 * eps(dtype):
         pytest.skip("below rounding")
     S = 0.6 ** np.arange(40)
-    A = with_spectrum(80, 60, S, dtype)
+    A = matrix_with_spectrum(80, 60, S, dtype)
     r = lowla.rsvd(A, tol=goal, rng=0)
     assert r.info.converged
     assert assert_svd(A, r) <= 1.01 * goal
@@ -384,7 +379,7 @@ def test_emulated_stack_is_matrix_by_matrix(emulated, dtype, layout):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_emulated_operator_is_certified_within_its_probes(emulated, dtype):
     S = 1.0 / np.arange(1, 41)
-    A = with_spectrum(70, 50, S, dtype)
+    A = matrix_with_spectrum(70, 50, S, dtype)
     r = lowla.rsvd(scipy.sparse.linalg.aslinearoperator(A), 6, rng=0)
     true = assert_svd(A, r)
     assert true <= 1.01 * best_error(S, 6)
@@ -434,7 +429,7 @@ def test_emulated_nystrom_is_certified(emulated, A, data):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("sparse", [False, True])
 def test_emulated_stream_does_not_depend_on_the_blocks(emulated, dtype, sparse):
-    A = with_spectrum(150, 30, 0.5 ** np.arange(15), dtype)
+    A = matrix_with_spectrum(150, 30, 0.5 ** np.arange(15), dtype)
     rows = scipy.sparse.csr_array(A) if sparse else A
     results = []
     for block in (150, 37):

@@ -22,8 +22,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse.linalg import aslinearoperator
 
 import lowla
-from column_matrices import FORMS, column_error, error_of, heavy_tailed, kahan, matrix_with_spectrum
+from column_matrices import FORMS, column_error, error_of, heavy_tailed, kahan
 from lowla import _backend
+from spectra import matrix_with_spectrum
 from strategies import DTYPES, matrices_with_rank, matrix_specs
 from thread_counts import with_1_2_and_7_threads
 from tolerances import best_error, eps, orthogonality, relative_error, tol

@@ -14,8 +14,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse.linalg import aslinearoperator
 
 import lowla
-from column_matrices import FORMS, column_error, error_of, heavy_tailed, matrix_with_spectrum
+from column_matrices import FORMS, column_error, error_of, heavy_tailed
 from lowla import _backend
+from spectra import matrix_with_spectrum
 from strategies import DTYPES
 from tolerances import tol
 

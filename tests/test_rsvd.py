@@ -13,24 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lowla
+from spectra import matrix_with_spectrum
 from strategies import DTYPES, matrices_with_rank, matrix_specs
 from thread_counts import with_1_2_and_7_threads
 from tolerances import best_error, eps, orthogonality, relative_error, tol
 
 METHODS = ("krylov", "subspace", "single_pass")
-
-
-def matrix_with_spectrum(m, n, S, dtype="float64", seed=0):
-    rng = np.random.default_rng(seed)
-    is_complex = np.dtype(dtype).kind == "c"
-
-    def orthonormal(rows):
-        G = rng.standard_normal((rows, len(S)))
-        if is_complex:
-            G = G + 1j * rng.standard_normal((rows, len(S)))
-        return np.linalg.qr(G)[0]
-
-    return np.ascontiguousarray(((orthonormal(m) * S) @ orthonormal(n).conj().T).astype(dtype))
 
 
 def singular_values(A):

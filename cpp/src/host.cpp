@@ -170,9 +170,10 @@ public:
   }
 
 private:
-  /// Of a product with A^H: fewest slabs, columns of a tile in the first-level cache, and memory of
-  /// a slab's product.
-  static constexpr index kSlabs = 8, kSlabColumns = 64, kSlabBytes = index(1) << 19;
+  /// Of a product with A^H: fewest slabs, columns of a tile in the first-level cache, memory of a
+  /// slab's product, and what may be read of A before a cancelled call ends.
+  static constexpr index kSlabs = 8, kSlabColumns = 64, kSlabBytes = index(1) << 19,
+                         kUninterrupted = index(1) << 28;
 
   /// Of a right or left factor with rows of `ld` numbers.
   index panel_bytes(index ld) const { return depth() * ld * static_cast<index>(sizeof(R)); }
@@ -209,11 +210,8 @@ private:
           });
       squares[c] = sum;
     });
-    if (norm2 != nullptr) {
-      *norm2 = 0;
-      for (double s : squares)
-        *norm2 += s;
-    }
+    if (norm2 != nullptr)
+      *norm2 = std::accumulate(squares.begin(), squares.end(), 0.0);
   }
 
   /// Rows are contiguous, and there are enough columns for `adjoint_by_columns`.
@@ -222,7 +220,8 @@ private:
   /// In slabs of columns of A: no sums of parts, and a slab's product stays in the second-level
   /// cache.
   void adjoint_by_columns(const Panel &Y, Panel &Z, double *norm2) {
-    const index wanted = std::max(kSlabs, panel_bytes(Y.ld) / kSlabBytes);
+    const index bytes = A_.m * depth() * static_cast<index>(sizeof(R));
+    const index wanted = std::max({kSlabs, panel_bytes(Y.ld) / kSlabBytes, bytes / kUninterrupted});
     const RowChunks slabs(A_.n, wanted, kSlabColumns / kPlanes<T>);
     const auto *A = reinterpret_cast<const R *>(A_.data);
     const index rs = kPlanes<T> * A_.rs;
@@ -319,10 +318,7 @@ private:
         }
       });
     }
-    double total = 0;
-    for (double s : sums)
-      total += s;
-    return total;
+    return std::accumulate(sums.begin(), sums.end(), 0.0);
   }
 
   using DenseRows<T>::A_;
