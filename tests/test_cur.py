@@ -166,6 +166,18 @@ def test_many_columns_give_the_same_on_any_number_of_threads(backend, form, dtyp
                 assert_array_equal(x, y)
 
 
+@pytest.mark.core
+def test_columns_of_any_scale_give_an_orthonormal_basis(backend):
+    # Columns from 1e-300 to 1e300: squares of what is left of them are zero, or have few bits.
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        A = rng.standard_normal((7, 9)) * 10.0 ** rng.integers(-300, 300, 9)
+        for X in (A, A.T, A + 1j * A):
+            Q, R, _ = lowla.qrcp(X, 2 + seed % 5, rng=seed)
+            assert orthogonality(Q) <= tol(float, 9)
+            assert np.all(np.diagonal(R).real >= 0)
+
+
 @pytest.mark.parametrize("tolerance", [0.3, 1e-2, 1e-9])
 @pytest.mark.parametrize("shape", [(120, 90), (90, 120)])
 def test_a_tolerance_is_reached_with_no_pivot_to_spare(backend, shape, tolerance):

@@ -827,16 +827,22 @@ template <class S> void qr(const Small<S> &A, Small<S> &Q, Small<S> &R) {
   Q = Small<S>::identity(n);
   std::vector<S> v(static_cast<std::size_t>(n)), dots(static_cast<std::size_t>(n));
   for (index t = 0; t < n; ++t) {
-    double norm2 = 0;
+    double largest = 0, squares = 0; // columns may be of any scale
     for (index i = t; i < n; ++i)
-      norm2 += abs2(R(i, t));
-    if (!(norm2 > 0))
+      largest = std::max(largest, std::abs(R(i, t)));
+    if (!(largest > 0))
       continue;
-    const double norm = std::sqrt(norm2), size = std::abs(R(t, t));
-    const S phase = size > 0 ? R(t, t) / size : S(1);
-    std::copy(R.col(t) + t, R.col(t) + n, v.data() + t);
-    v[t] += phase * norm;
-    const double beta = 1.0 / (norm * (norm + size)); // H = I - beta v v^H
+    for (index i = t; i < n; ++i) {
+      v[i] = R(i, t) / largest;
+      squares += abs2(v[i]);
+    }
+    const double root = std::sqrt(squares), norm = largest * root;
+    for (index i = t; i < n; ++i)
+      v[i] /= root;
+    const double size = std::abs(v[t]);
+    const S phase = size > 0 ? v[t] / size : S(1);
+    v[t] += phase;
+    const double beta = 1.0 / (1.0 + size); // H = I - beta v v^H
     for (index j = t; j < n; ++j) {
       S dot(0);
       for (index i = t; i < n; ++i)
