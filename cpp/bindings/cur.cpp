@@ -1,6 +1,5 @@
 // Bindings of decompositions by columns and rows, and of pivoted factorisations.
 #include "lowla/cur.hpp"
-#include "lowla/columns.hpp"
 
 #include "python.hpp"
 
@@ -46,6 +45,21 @@ py::dict facts_of(const ColumnsFacts &f) {
   return facts;
 }
 
+/// What the requests of columns.hpp and cur.hpp share, for A of the dtype T.
+template <class Request, class T>
+Request request_for(index k, const std::string &method, index oversample, const std::string &sketch,
+                    std::uint64_t key, bool check_finite) {
+  Request request;
+  request.k = k;
+  request.method = method;
+  request.oversample = oversample;
+  request.gaussian = sketch == "gaussian";
+  request.key = key;
+  request.check_finite = check_finite;
+  request.eps = static_cast<double>(std::numeric_limits<real_t<T>>::epsilon());
+  return request;
+}
+
 /// f(T{}, view of A, request) for what the functions of columns.hpp share.
 template <class F>
 py::tuple with_columns(const py::object &A, index k, double tol, const std::string &method,
@@ -57,15 +71,9 @@ py::tuple with_columns(const py::object &A, index k, double tol, const std::stri
   return with_view(A, [&](auto zero, auto view) -> py::tuple {
     if (k < 1 || k > std::min(view.m, view.n) || oversample < 0)
       throw ValueError("k must fit the shape of A");
-    ColumnsRequest request;
-    request.k = k;
-    request.method = method;
-    request.oversample = std::min(oversample, view.m); // k + p rows are at most m
+    auto request = request_for<ColumnsRequest, decltype(zero)>(
+        k, method, std::min(oversample, view.m), sketch, key, check_finite); // k + p <= m rows
     request.bound = bound;
-    request.gaussian = sketch == "gaussian";
-    request.key = key;
-    request.check_finite = check_finite;
-    request.eps = static_cast<double>(std::numeric_limits<real_t<decltype(zero)>>::epsilon());
     return f(zero, view, request);
   });
 }
@@ -120,15 +128,8 @@ py::tuple decompose(const py::object &A, index k, double tol, const std::string 
     if (k < 1 || k > std::min(view.m, view.n) || oversample < 0 || k + oversample > view.m ||
         columns > view.n)
       throw ValueError("k and oversample must fit the shape of A");
-    CurRequest request;
-    request.k = k;
-    request.method = method;
+    auto request = request_for<CurRequest, T>(k, method, oversample, sketch, key, check_finite);
     request.cross = middle == "cross";
-    request.oversample = oversample;
-    request.gaussian = sketch == "gaussian";
-    request.key = key;
-    request.check_finite = check_finite;
-    request.eps = static_cast<double>(std::numeric_limits<real_t<T>>::epsilon());
     const Cur<W> r = without_gil([&] { return cur(*column_source(view), request); });
     py::dict facts = facts_of(r.facts);
     facts["method"] = method;

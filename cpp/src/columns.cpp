@@ -388,7 +388,7 @@ private:
       return;
     const double tail2 = std::max(b.norm2 - squared(b.Ph), 0.0);
     const double relative = std::sqrt(tail2 / b.norm2);
-    if (relative > std::sqrt(5e3 * unit_roundoff<W>())) {
+    if (relative > identity_floor<W>()) {
       facts_.error = relative;
       facts_.error_method = "identity";
       return;

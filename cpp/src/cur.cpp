@@ -310,8 +310,7 @@ private:
       return;
     const double rounding = norm(left.s) * std::sqrt(squared(d.U)) * norm(right.s) * kEps;
     const double relative = std::sqrt(std::max(tail2, 0.0) / norm2);
-    if (tail2 > kRoundings * rounding * rounding &&
-        relative > std::sqrt(5e3 * unit_roundoff<W>())) {
+    if (tail2 > kRoundings * rounding * rounding && relative > identity_floor<W>()) {
       facts_.error = relative;
       facts_.error_method = "identity";
       return;
