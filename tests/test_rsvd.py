@@ -160,6 +160,18 @@ def test_default_is_near_optimal(backend, dtype, name, spectrum):
     np.testing.assert_allclose(r.S, S[:k], rtol=0.01)
 
 
+@pytest.mark.core
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(97, 92), (100, 107), (131, 110), (96, 120), (109, 98)])
+def test_every_remainder_of_the_tiles(backend, dtype, shape):
+    """One block of 16 columns, and rows and columns that leave tiles of every size."""
+    A = matrix_with_spectrum(*shape, 0.5 ** np.arange(min(shape)), dtype)
+    r = lowla.rsvd(A, 3, rng=0)
+    np.testing.assert_allclose(r.S, singular_values(A)[:3], rtol=20 * eps(dtype))
+    assert_orthonormal(r, max(shape))
+    assert_certified(A, r)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_spectra_below_the_square_root_of_rounding(backend, dtype):
     # A^H A squares the spectrum: singular values below sqrt(u) sigma_1 must survive all the same.

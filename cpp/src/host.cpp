@@ -81,8 +81,7 @@ public:
 
   void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2) override {
     const typename Matrix::Read read(*this);
-    const Buffer<R> embedded = embed(X);
-    const R *right = embedded.get() != nullptr ? embedded.get() : X.row(0);
+    const RightFactor right(*this, X);
     const double total = reduce(X.ld, Z, 4.0, [&](index first, index last, R *Zpart) {
       double sum = 0;
       R *local = Y == nullptr ? scratch<R>(simd::kRowBlock * X.ld, 1) : nullptr;
@@ -90,14 +89,13 @@ public:
         R *y = Y == nullptr ? local : Y->row(i);
         simd::Ahead next = ahead(i + rows, last, 2 * panel_bytes(X.ld));
         const simd::Ahead half = next.take(1, 2);
-        simd::dense<R>().multiply(block, rs, rows, depth(), right, X.ld, X.ld, y, X.ld, false,
-                                  half);
-        simd::dense<R>().multiply_transposed(block, rs, rows, depth(), y, X.ld, X.ld, Zpart, X.ld,
-                                             i > first, next);
+        const R *twice = right.multiply(block, rs, rows, y, half);
+        right.add_transposed(block, rs, rows, y, twice, Zpart, i > first, next);
         sum += norm2 != nullptr ? squares_of(block, rs, rows) : 0.0;
       });
       return sum;
     });
+    right.put_in_order(Z);
     if (norm2 != nullptr)
       *norm2 = total;
   }
@@ -178,23 +176,64 @@ private:
   /// Of a right or left factor with rows of `ld` numbers.
   index panel_bytes(index ld) const { return depth() * ld * static_cast<index>(sizeof(R)); }
 
-  /// The right factor of A X for complex A (empty for real A, where X itself is it).
-  Buffer<R> embed(const Panel &X) const {
-    if constexpr (!is_complex_v<T>) {
-      (void)X;
-      return Buffer<R>();
-    } else {
-      return embedded<R, T>(X.rows, X.cols, X.width, A_.conjugated, [&](index i, index j) {
-        return std::complex<R>(X.row(i)[j], X.row(i)[X.width + j]);
-      });
+  /// X as the kernels of A X and A^H (A X) take it.
+  class RightFactor {
+  public:
+    RightFactor(const DenseMatrix &A, const Panel &X) : depth_(A.depth()), ld_(X.ld) {
+      if constexpr (is_complex_v<T>) {
+        copy_ = embedded<R, T>(X.rows, X.cols, X.width, A.A_.conjugated, [&](index i, index j) {
+          return std::complex<R>(X.row(i)[j], X.row(i)[X.width + j]);
+        });
+      } else if constexpr (std::is_same_v<R, float>) {
+        pairs_ = X.ld == simd::panel_unit<R> && A.A_.n % 2 == 0 ? simd::pairs() : nullptr;
+        if (pairs_ != nullptr) {
+          copy_ = Buffer<R>(X.rows * X.ld);
+          pairs_->join_rows(X.row(0), X.rows, copy_.get());
+        }
+      }
+      factor_ = copy_.get() != nullptr ? copy_.get() : X.row(0);
     }
-  }
+
+    /// y (rows x ld) = block X. Returns what add_transposed wants of it, besides y.
+    const R *multiply(const R *block, index rs, index rows, R *y, simd::Ahead next) const {
+      if constexpr (std::is_same_v<T, float>)
+        if (pairs_ != nullptr) {
+          R *twice = scratch<R>(2 * simd::kRowBlock * ld_, 2);
+          pairs_->multiply(block, rs, rows, depth_, factor_, y, twice, next);
+          return twice;
+        }
+      simd::dense<R>().multiply(block, rs, rows, depth_, factor_, ld_, ld_, y, ld_, false, next);
+      return nullptr;
+    }
+
+    /// Z (+)= block^T y, which `put_in_order` has to follow at the end.
+    void add_transposed(const R *block, index rs, index rows, const R *y, const R *twice, R *Z,
+                        bool accumulate, simd::Ahead next) const {
+      if constexpr (std::is_same_v<T, float>)
+        if (pairs_ != nullptr) {
+          pairs_->multiply_transposed(block, rs, rows, depth_, twice, Z, accumulate, next);
+          return;
+        }
+      simd::dense<R>().multiply_transposed(block, rs, rows, depth_, y, ld_, ld_, Z, ld_, accumulate,
+                                           next);
+    }
+    void put_in_order(Panel &Z) const {
+      if constexpr (std::is_same_v<T, float>)
+        if (pairs_ != nullptr)
+          pairs_->part_rows(Z.row(0), Z.rows);
+    }
+
+  private:
+    index depth_, ld_;
+    const simd::PairKernels *pairs_ = nullptr;
+    Buffer<R> copy_;
+    const R *factor_ = nullptr;
+  };
 
   DenseMatrix mirrored() const { return DenseMatrix(A_.adjoint(), scale_); }
 
   void multiply_by_rows(const Panel &X, Panel &Y, double *norm2) {
-    const Buffer<R> embedded = embed(X);
-    const R *right = embedded.get() != nullptr ? embedded.get() : X.row(0);
+    const RightFactor right(*this, X);
     const double flops = 2.0 * static_cast<double>(A_.m) * static_cast<double>(A_.n) *
                          static_cast<double>(X.ld) * kPlanes<T>;
     const RowChunks chunks(A_.m, chunks_for(flops, std::min<index>(128, A_.m / 192 + 1)),
@@ -202,12 +241,12 @@ private:
     std::vector<double> squares(static_cast<std::size_t>(chunks.count));
     parallel_for(chunks.count, [&](index c) {
       double sum = 0;
-      for_blocks(
-          chunks.first(c), chunks.last(c), [&](index i, index rows, const R *block, index rs) {
-            simd::dense<R>().multiply(block, rs, rows, depth(), right, X.ld, X.ld, Y.row(i), Y.ld,
-                                      false, ahead(i + rows, chunks.last(c), panel_bytes(X.ld)));
-            sum += norm2 != nullptr ? squares_of(block, rs, rows) : 0.0;
-          });
+      for_blocks(chunks.first(c), chunks.last(c),
+                 [&](index i, index rows, const R *block, index rs) {
+                   right.multiply(block, rs, rows, Y.row(i),
+                                  ahead(i + rows, chunks.last(c), panel_bytes(X.ld)));
+                   sum += norm2 != nullptr ? squares_of(block, rs, rows) : 0.0;
+                 });
       squares[c] = sum;
     });
     if (norm2 != nullptr)
@@ -239,7 +278,7 @@ private:
                                                Y.ld, sums + (j - first) * Y.ld, Y.ld, i > 0, next);
         if (norm2 != nullptr)
           for (index r = i; r < i + rows; ++r)
-            squares[c] += simd::dense<R>().sum_squares(A + r * rs + first, last - first);
+            squares[c] += simd::dense<R>().sum_squares_fast(A + r * rs + first, last - first);
       }
       if constexpr (is_complex_v<T>)
         for (index j = slabs.first(c); j < slabs.last(c); ++j) {
@@ -279,7 +318,7 @@ private:
   double squares_of(const R *block, index rs, index rows) const {
     double sum = 0;
     for (index r = 0; r < rows; ++r)
-      sum += simd::dense<R>().sum_squares(block + r * rs, depth());
+      sum += simd::dense<R>().sum_squares_fast(block + r * rs, depth());
     return sum;
   }
 
@@ -598,9 +637,12 @@ Small<wide_t<T>> stacked_products(const std::vector<const Panel<T> *> &P, const 
   const index n_panels = (columns + panel - 1) / panel;
   const index size = total * W.ld;
   const double flops = 2.0 * static_cast<double>(W.rows) * static_cast<double>(size);
+  // Partial sums are added up by one thread: none of few rows.
+  constexpr index kRowsPerPart = 384;
+  const index affordable =
+      kPartialBytes / (static_cast<index>(sizeof(double)) * std::max<index>(1, size));
   const index wanted =
-      std::max<index>(1, std::min<index>(32, kPartialBytes / (static_cast<index>(sizeof(double)) *
-                                                              std::max<index>(1, size))));
+      std::max<index>(1, std::min<index>({32, W.rows / kRowsPerPart + 1, affordable}));
   const RowChunks chunks(W.rows, chunks_for(flops, wanted), kRows);
   const index groups = std::min<index>(n_panels, chunks.count >= 8 ? 1 : chunks_for(flops, 8));
   Buffer<double> parts(chunks.count * size);

@@ -150,12 +150,13 @@ public:
   /// f(i, rows, block, row stride) for the row blocks of [first, last); a block is the stored
   /// memory itself where its rows are contiguous, else a packed (and scaled) copy of the block.
   template <class F> void for_blocks(index first, index last, F &&f) const {
-    for (index i = first; i < last; i += simd::kRowBlock) {
-      const index rows = std::min(simd::kRowBlock, last - i);
+    const index most = block_rows();
+    for (index i = first; i < last; i += most) {
+      const index rows = std::min(most, last - i);
       if (direct()) {
         f(i, rows, reinterpret_cast<const R *>(A_.at(i, 0)), kPlanes<T> * A_.rs);
       } else {
-        R *packed = scratch<R>(simd::kRowBlock * depth(), 0);
+        R *packed = scratch<R>(most * depth(), 0);
         pack(i, rows, packed);
         f(i, rows, static_cast<const R *>(packed), depth());
       }
@@ -170,8 +171,7 @@ public:
   simd::Ahead ahead(index next, index last, index beside) const {
     if (!rows_follow() || next >= last)
       return {};
-    const index bytes =
-        std::min(simd::kRowBlock, last - next) * A_.rs * static_cast<index>(sizeof(T));
+    const index bytes = std::min(block_rows(), last - next) * A_.rs * static_cast<index>(sizeof(T));
     if (2 * bytes + beside > simd::second_level_cache() / 8 * 5)
       return {};
     return {A_.at(next, 0), bytes};
@@ -199,6 +199,14 @@ protected:
   R scale_;
 
 private:
+  /// Of a block: half as many where kRowBlock long rows and the next block take up a usual
+  /// second-level cache.
+  index block_rows() const {
+    constexpr index kMuch = index(1) << 19;
+    return simd::kRowBlock * depth() * static_cast<index>(sizeof(R)) > kMuch ? simd::kRowBlock / 2
+                                                                             : simd::kRowBlock;
+  }
+
   void pack(index i, index rows, R *out) const {
     constexpr index kTile = 16;
     for (index j0 = 0; j0 < A_.n; j0 += kTile) {

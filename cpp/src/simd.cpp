@@ -50,6 +50,9 @@ LOWLA_DECLARE(baseline)
 #if defined(__x86_64__)
 LOWLA_DECLARE(v3)
 LOWLA_DECLARE(v4)
+namespace v4 {
+extern const PairKernels kPairs;
+}
 #endif
 #undef LOWLA_DECLARE
 
@@ -126,6 +129,13 @@ void words4(std::uint64_t key, std::uint32_t stream, index row, index j, index c
 
 template <> const DenseKernels<float> &dense<float>() { LOWLA_PICK(kDenseFloat) }
 template <> const DenseKernels<double> &dense<double>() { LOWLA_PICK(kDenseDouble) }
+const PairKernels *pairs() {
+#if defined(__x86_64__)
+  if (level() == Level::kV4)
+    return &v4::kPairs;
+#endif
+  return nullptr;
+}
 template <> const ModeKernels<float> &modes<float>() { LOWLA_PICK(kModesS) }
 template <> const ModeKernels<double> &modes<double>() { LOWLA_PICK(kModesD) }
 template <> const ModeKernels<std::complex<float>> &modes<std::complex<float>>() {

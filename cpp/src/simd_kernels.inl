@@ -342,6 +342,32 @@ template <class R> double sum_squares(const R *x, index n) {
   return total;
 }
 
+/// Sums of kShort squares a lane in R, those sums in double.
+template <class R> double sum_squares_fast(const R *x, index n) {
+  if constexpr (sizeof(R) == sizeof(double)) {
+    return sum_squares(x, n);
+  } else {
+    constexpr index W = kLanes<R>, kHalf = kLanes<double>;
+    constexpr int kShort = 4;
+    vec<double> sums[4] = {};
+    index i = 0;
+    for (; i + 2 * kShort * W <= n; i += 2 * kShort * W) {
+      vec<R> squares[2] = {};
+      for (int k = 0; k < 2 * kShort; ++k) {
+        const vec<R> v = load(x + i + k * W);
+        squares[k % 2] += v * v;
+      }
+      R parts[2 * W];
+      for (int k = 0; k < 2; ++k)
+        store(parts + k * W, squares[k]);
+      for (int k = 0; k < 4; ++k)
+        sums[k] += __builtin_convertvector(
+            *reinterpret_cast<const typename Narrow<R>::type *>(parts + k * kHalf), vec<double>);
+    }
+    return lane_sum<double>((sums[0] + sums[1]) + (sums[2] + sums[3])) + sum_squares(x + i, n - i);
+  }
+}
+
 // --- modes ---
 
 /// A tile: kModeTile rows of F and kModeVectors vectors of X, or twice the rows and one.
@@ -578,10 +604,12 @@ void sparse_normal(const I *indptr, const I *indices, const T *data, index first
 
 extern const DenseKernels<float> kDenseFloat;
 extern const DenseKernels<double> kDenseDouble;
-const DenseKernels<float> kDenseFloat{multiply<float>, multiply_transposed<float>, dots<float>,
-                                      combinations<float>, sum_squares<float>};
-const DenseKernels<double> kDenseDouble{multiply<double>, multiply_transposed<double>, dots<double>,
-                                        combinations<double>, sum_squares<double>};
+const DenseKernels<float> kDenseFloat{multiply<float>,    multiply_transposed<float>,
+                                      dots<float>,        combinations<float>,
+                                      sum_squares<float>, sum_squares_fast<float>};
+const DenseKernels<double> kDenseDouble{multiply<double>,    multiply_transposed<double>,
+                                        dots<double>,        combinations<double>,
+                                        sum_squares<double>, sum_squares_fast<double>};
 
 #define LOWLA_MODE_TABLE(NAME, T)                                                                  \
   extern const ModeKernels<T> NAME;                                                                \

@@ -58,6 +58,22 @@ template <class R> struct DenseKernels {
   void (*combinations)(const R *A, index rs, index m, index n, const R *Y, index q, R *Z);
   /// Sum of squares of a contiguous vector, in double.
   double (*sum_squares)(const R *x, index n);
+  /// The same with sums of 4 squares in R: to 3e-7 in single precision.
+  double (*sum_squares_fast)(const R *x, index n);
+};
+
+/// The first two for panels of 16 columns of single precision, A with an even number of columns.
+/// `twice` (m x 32) holds Y for the second; X and Z (n x 16 each) are "in pairs": rows k, k + 1 (k
+/// even) as 32 numbers, X(k, c) at 2 c, X(k + 1, c) at 2 c + 1.
+struct PairKernels {
+  /// Rows X in order -> out in pairs.
+  void (*join_rows)(const float *X, index n, float *out);
+  /// Z in pairs -> rows in order, in place.
+  void (*part_rows)(float *Z, index n);
+  void (*multiply)(const float *A, index rs, index m, index n, const float *X, float *Y,
+                   float *twice, Ahead ahead);
+  void (*multiply_transposed)(const float *A, index rs, index m, index p, const float *twice,
+                              float *Z, bool accumulate, Ahead ahead);
 };
 
 /// A count of operands and the distances from one to the next, in reals.
@@ -164,6 +180,8 @@ Level level();
 const char *level_name();
 
 template <class R> const DenseKernels<R> &dense();
+/// Null where they gain nothing.
+const PairKernels *pairs();
 template <class T> const ModeKernels<T> &modes();
 template <class T, class I> const SparseKernels<T, I> &sparse();
 template <class R> const SketchKernels<R> &sketching();
