@@ -87,7 +87,7 @@ public:
       R *local = Y == nullptr ? scratch<R>(simd::kRowBlock * X.ld, 1) : nullptr;
       for_blocks(first, last, [&](index i, index rows, const R *block, index rs) {
         R *y = Y == nullptr ? local : Y->row(i);
-        simd::Ahead next = ahead(i + rows, last, 2 * panel_bytes(X.ld));
+        simd::Ahead next = ahead(i + rows, A_.m, 2 * panel_bytes(X.ld));
         const simd::Ahead half = next.take(1, 2);
         const R *twice = right.multiply(block, rs, rows, y, half);
         right.add_transposed(block, rs, rows, y, twice, Zpart, i > first, next);
@@ -244,7 +244,7 @@ private:
       for_blocks(chunks.first(c), chunks.last(c),
                  [&](index i, index rows, const R *block, index rs) {
                    right.multiply(block, rs, rows, Y.row(i),
-                                  ahead(i + rows, chunks.last(c), panel_bytes(X.ld)));
+                                  ahead(i + rows, A_.m, panel_bytes(X.ld)));
                    sum += norm2 != nullptr ? squares_of(block, rs, rows) : 0.0;
                  });
       squares[c] = sum;

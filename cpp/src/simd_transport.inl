@@ -1,10 +1,11 @@
 // Exponentials of rows (core/simd_transport.hpp); included once per instruction set after
 // simd_stored.inl.
 //
-// exp(x) = 2^k exp(r), k the integer nearest to x / ln 2, |r| <= ln(2)/2 by Taylor's polynomial of
-// degree 12 (truncation below 2^-56), ln 2 in two parts (Cody and Waite 1980); about two units in
-// the last place, no branches. Exponents whose exponential would be denormal are masked away
-// beforehand: denormals cost ten times as much.
+// exp(x) = 2^k exp(r), k the integer nearest to x / ln 2, ln 2 in two parts (Cody and Waite 1980),
+// and for |r| <= ln(2)/2 the polynomial 1 + r + r^2 q(r) of least relative error (Remez): of degree
+// 11 in double precision (4e-18), 6 in single (3e-9). About two units in the last place, no
+// branches. Exponents whose exponential would be denormal are masked away or raised beforehand:
+// denormals cost ten times as much.
 
 #include "lowla/core/simd_transport.hpp"
 
@@ -17,26 +18,55 @@ LOWLA_INLINE vec<double> lowest(vec<double> x, double bound) {
   return x < b ? x : b;
 }
 
-LOWLA_INLINE vec<double> exp_of(vec<double> x) {
-  using Integers = typename PlacesOf<double>::type;
-  constexpr double kRound = 6755399441055744.0; // 1.5 2^52: the sum is an integer, in the low bits
-  const vec<double> rounded = x * 1.4426950408889634 + kRound;
-  const vec<double> k = rounded - kRound;
-  const vec<double> r = (x - k * 6.93147180369123816490e-01) - k * 1.90821492927058770002e-10;
-  vec<double> p = vec<double>{} + 1.0 / 479001600.0;
-  constexpr double kTerms[] = {
-      1.0 / 39916800.0, 1.0 / 3628800.0, 1.0 / 362880.0, 1.0 / 40320.0, 1.0 / 5040.0, 1.0 / 720.0,
-      1.0 / 120.0,      1.0 / 24.0,      1.0 / 6.0,      0.5,           1.0,          1.0};
+template <class R> struct Exponential;
+template <> struct Exponential<double> {
+  static constexpr double kRound = 6755399441055744.0; // 1.5 2^52
+  static constexpr double kHigh = 6.93147180369123816490e-01, kLow = 1.90821492927058770002e-10;
+  static constexpr int kBias = 1023, kMantissa = 52;
+  static constexpr double kTerms[] = {2.5000061625531279527e-8,
+                                      2.763024838532302056e-7,
+                                      2.7557586373785180954e-6,
+                                      2.4801493098887391545e-5,
+                                      1.9841269506578723932e-4,
+                                      1.3888888943630134161e-3,
+                                      8.3333333334944616639e-3,
+                                      4.1666666666530158494e-2,
+                                      1.6666666666666412523e-1,
+                                      5.0000000000000106271e-1,
+                                      1.0,
+                                      1.0};
+};
+template <> struct Exponential<float> {
+  static constexpr float kRound = 12582912.0f; // 1.5 2^23
+  static constexpr float kHigh = 0.693359375f, kLow = -2.12194440e-4f;
+  static constexpr int kBias = 127, kMantissa = 23;
+  static constexpr float kTerms[] = {1.3814598646664034453e-3f,
+                                     8.3687168797281399469e-3f,
+                                     4.1668388045313996659e-2f,
+                                     1.6666520631709496887e-1f,
+                                     4.9999993447796486827e-1f,
+                                     1.0f,
+                                     1.0f};
+};
+
+template <class R> LOWLA_INLINE vec<R> exp_of(vec<R> x) {
+  using E = Exponential<R>;
+  using Integers = typename PlacesOf<R>::type;
+  constexpr int kCount = static_cast<int>(sizeof(E::kTerms) / sizeof(R));
+  const vec<R> rounded = x * R(1.4426950408889634) + E::kRound; // an integer, in the low bits
+  const vec<R> k = rounded - E::kRound;
+  const vec<R> r = (x - k * E::kHigh) - k * E::kLow;
+  vec<R> p = vec<R>{} + E::kTerms[0];
 #pragma GCC unroll 12
-  for (int i = 0; i < 12; ++i)
-    p = p * r + kTerms[i];
-  const Integers power = ((Integers)rounded + 1023) << 52;
-  return p * (vec<double>)power;
+  for (int i = 1; i < kCount; ++i)
+    p = p * r + E::kTerms[i];
+  const Integers power = ((Integers)rounded + E::kBias) << E::kMantissa;
+  return p * (vec<R>)power;
 }
 
 LOWLA_INLINE vec<double> masked_exp(vec<double> x, double least) {
   const vec<double> zero{};
-  return x > zero + least ? exp_of(lowest(x, kLargestExponent)) : zero;
+  return x > zero + least ? exp_of<double>(lowest(x, kLargestExponent)) : zero;
 }
 
 /// The numbers that are left behind the last whole vector, padded by `fill`.
@@ -74,6 +104,19 @@ double exponentials(const S *C, const double *g, double f, double per_eps, doubl
   return lane_sum<double>(sum[0] + sum[1]);
 }
 
+template <class S> LOWLA_INLINE vec<S> greater(vec<S> a, vec<S> b) { return a > b ? a : b; }
+
+/// The greatest lane, by halves.
+template <class S> LOWLA_INLINE S lane_max(vec<S> v) {
+  if constexpr (kLanes<S> >= 16)
+    v = greater<S>(v, exchanged<8, S>(v));
+  if constexpr (kLanes<S> >= 8)
+    v = greater<S>(v, exchanged<4, S>(v));
+  if constexpr (kLanes<S> >= 4)
+    v = greater<S>(v, exchanged<2, S>(v));
+  return v[0] > v[1] ? v[0] : v[1];
+}
+
 template <class S> double largest(const S *C, const double *g, double f, index n) {
   constexpr index W = kLanes<double>;
   vec<double> top = vec<double>{} - __builtin_inf();
@@ -82,12 +125,9 @@ template <class S> double largest(const S *C, const double *g, double f, index n
     const vec<double> x =
         count == W ? f + load(g + j) - wide(C + j)
                    : f + some_of(g + j, count, 0.0) - some_of(C + j, count, __builtin_inf());
-    top = x > top ? x : top;
+    top = greater<double>(x, top);
   }
-  double out = top[0];
-  for (index i = 1; i < W; ++i)
-    out = top[i] > out ? top[i] : out;
-  return out;
+  return lane_max<double>(top);
 }
 
 template <class S>
@@ -150,10 +190,10 @@ inline void exponentiate(double *x, index n) {
   for (index j = 0; j < n; j += W) {
     const index count = n - j < W ? n - j : W;
     if (count == W) {
-      store(x + j, exp_of(lowest(load(x + j), kLargestExponent)));
+      store(x + j, exp_of<double>(lowest(load(x + j), kLargestExponent)));
       continue;
     }
-    const vec<double> e = exp_of(lowest(some_of(x + j, count, 0.0), kLargestExponent));
+    const vec<double> e = exp_of<double>(lowest(some_of(x + j, count, 0.0), kLargestExponent));
     for (index i = 0; i < count; ++i)
       x[j + i] = e[i];
   }
@@ -161,55 +201,108 @@ inline void exponentiate(double *x, index n) {
 
 // --- log-sum-exp ---
 
-/// Entries between two looks at the maximum: they stay in the first-level cache.
-constexpr index kExponentBlock = 1024;
+/// Bytes of entries between two looks at the maximum: they stay in the first-level cache.
+constexpr index kExponentBytes = 8192;
+/// How far above exponent 0 entries may be before their block is summed again.
+constexpr double kSlack = 1.0;
 /// Exponents below it do not change a sum that has an entry of exponent 0.
-constexpr double kLeastExponent = -700.0;
+template <class S> constexpr S kLeastExponent = sizeof(S) == 4 ? S(-87) : S(-700);
 /// Below it exponentials are not normal numbers.
 constexpr double kLeastNormal = -708.396;
 
+/// A vector of the rest of a row, padded by -inf.
+template <class S> LOWLA_INLINE vec<S> rest_of(const S *x, index count) {
+  vec<S> v = vec<S>{} - static_cast<S>(__builtin_inf());
+  for (index i = 0; i < count; ++i)
+    v[i] = x[i];
+  return v;
+}
+
+/// The greater; `v` where it is NaN.
+template <class S> LOWLA_INLINE vec<S> at_least(vec<S> v, vec<S> low) { return low > v ? low : v; }
+
+/// All lanes, in double precision.
+template <class S> LOWLA_INLINE double wide_sum(vec<S> v) {
+  double total = 0;
+  for (index i = 0; i < kLanes<S>; ++i)
+    total += static_cast<double>(v[i]);
+  return total;
+}
+
+/// The greatest entry but for NaN.
+template <class S> LOWLA_INLINE S greatest(const S *x, index n) {
+  constexpr index W = kLanes<S>;
+  vec<S> highest = vec<S>{} - static_cast<S>(__builtin_inf());
+  for (index j = 0; j < n; j += W)
+    highest = greater<S>(n - j < W ? rest_of(x + j, n - j) : load(x + j), highest);
+  return lane_max<S>(highest);
+}
+
+/// sum_j exp(x_j - top), in the precision of S but for the sum of groups of kGroup vectors; `most`
+/// is the greatest entry but for NaN.
+template <class S> LOWLA_INLINE double exponent_sum(const S *x, index n, S top, S &most) {
+  constexpr index W = kLanes<S>;
+  constexpr int kGroup = 8;
+  constexpr std::size_t kSoon = 1024, kLater = 4096; // bytes ahead: to the first and second level
+  const vec<S> least = vec<S>{} + kLeastExponent<S>;
+  vec<S> highest[2];
+  highest[0] = highest[1] = vec<S>{} - static_cast<S>(__builtin_inf());
+  vec<double> sum{};
+  index j = 0;
+  for (; j + kGroup * W <= n; j += kGroup * W) {
+    vec<S> group[2] = {};
+#pragma GCC unroll 8
+    for (int g = 0; g < kGroup; ++g) {
+      const S *p = x + j + g * W; // too few of its successors fit the scheduler to be fetched by it
+      __builtin_prefetch(p + kSoon / sizeof(S), 0, 3);
+      __builtin_prefetch(p + kLater / sizeof(S), 0, 2);
+      const vec<S> v = load(p);
+      highest[g % 2] = greater<S>(v, highest[g % 2]);
+      group[g % 2] += exp_of<S>(at_least<S>(v - top, least));
+    }
+    S parts[W];
+    store(parts, group[0] + group[1]);
+    for (index half = 0; half < W; half += kLanes<double>)
+      sum += wide(parts + half);
+  }
+  double total = lane_sum<double>(sum);
+  for (; j < n; j += W) {
+    const vec<S> v = n - j < W ? rest_of(x + j, n - j) : load(x + j);
+    highest[0] = greater<S>(v, highest[0]);
+    total += wide_sum<S>(exp_of<S>(at_least<S>(v - top, least)));
+  }
+  most = lane_max<S>(greater<S>(highest[0], highest[1]));
+  return total;
+}
+
+/// Blocks are summed with the greatest entry so far as the shift; again where that was too small.
 template <class S> void add_exponents(const S *x, index n, double &top, double &total) {
-  constexpr index W = kLanes<double>;
-  for (index first = 0; first < n; first += kExponentBlock) {
+  constexpr index kBlock = kExponentBytes / static_cast<index>(sizeof(S));
+  constexpr double kInfinity = __builtin_inf();
+  for (index first = 0; first < n; first += kBlock) {
     const S *block = x + first;
-    const index size = n - first < kExponentBlock ? n - first : kExponentBlock;
-    const index whole = size / W * W, left = size - whole;
-    vec<double> highest = vec<double>{} - __builtin_inf(), odd{};
-    const auto look = [&](vec<double> v) __attribute__((always_inline)) {
-      highest = v > highest ? v : highest;
-      odd = v == v ? odd : v; // NaN
-    };
-    for (index j = 0; j < whole; j += W)
-      look(wide(block + j));
-    if (left > 0)
-      look(some_of(block + whole, left, -__builtin_inf()));
-    double next = top;
-    for (index i = 0; i < W; ++i) {
-      next = highest[i] > next ? highest[i] : next;
-      total += odd[i] == odd[i] ? 0.0 : odd[i];
-    }
-    if (next == -__builtin_inf())
-      continue;
-    if (next == __builtin_inf()) { // an infinite sum, unless there is a NaN
-      total = total == total ? 1.0 : total;
-      top = next;
+    const index size = n - first < kBlock ? n - first : kBlock;
+    if (top == -kInfinity)
+      top = static_cast<double>(greatest(block, size));
+    S most = static_cast<S>(top);
+    double sum = 0;
+    if (top - top == 0)
+      sum = exponent_sum(block, size, static_cast<S>(top), most);
+    const auto next = static_cast<double>(most);
+    if (next - next != 0 || top - top != 0) { // nothing or infinity, unless there is a NaN
+      for (index j = 0; j < size; ++j)
+        total += block[j] == block[j] ? 0.0 : static_cast<double>(block[j]);
+      top = next > top ? next : top;
+      if (top > 0)
+        total = total == total ? 1.0 : total;
       continue;
     }
-    if (next > top) {
+    if (next > top + kSlack) {
       total *= __builtin_exp(top - next);
       top = next;
+      sum = exponent_sum(block, size, most, most);
     }
-    vec<double> sum[2] = {};
-    index j = 0;
-    for (; j + 2 * W <= whole; j += 2 * W)
-#pragma GCC unroll 2
-      for (int s = 0; s < 2; ++s)
-        sum[s] += masked_exp(wide(block + j + s * W) - top, kLeastExponent);
-    for (; j < whole; j += W)
-      sum[0] += masked_exp(wide(block + j) - top, kLeastExponent);
-    if (left > 0)
-      sum[1] += masked_exp(some_of(block + whole, left, -__builtin_inf()) - top, kLeastExponent);
-    total += lane_sum<double>(sum[0] + sum[1]);
+    total += sum;
   }
 }
 
