@@ -77,6 +77,13 @@ template <class S> LOWLA_INLINE vec<double> some_of(const S *p, index count, dou
   return v;
 }
 
+/// What a row that is read from p on holds 1 KiB and 4 KiB later goes to the first and the second
+/// level: the entries of an exponential in work fill the scheduler, so few loads run ahead.
+template <class S> LOWLA_INLINE void fetch_row(const S *p) {
+  __builtin_prefetch(p + 1024 / sizeof(S), 0, 3);
+  __builtin_prefetch(p + 4096 / sizeof(S), 0, 2);
+}
+
 template <class S>
 double exponentials(const S *C, const double *g, double f, double per_eps, double least, index n,
                     double *out) {
@@ -87,6 +94,7 @@ double exponentials(const S *C, const double *g, double f, double per_eps, doubl
   for (; j + kSums * W <= n; j += kSums * W)
 #pragma GCC unroll 2
     for (int s = 0; s < kSums; ++s) {
+      fetch_row(C + j + s * W);
       const vec<double> x = (f + load(g + j + s * W) - wide(C + j + s * W)) * per_eps;
       const vec<double> e = masked_exp(x, least);
       store(out + j + s * W, e);
@@ -243,7 +251,6 @@ template <class S> LOWLA_INLINE S greatest(const S *x, index n) {
 template <class S> LOWLA_INLINE double exponent_sum(const S *x, index n, S top, S &most) {
   constexpr index W = kLanes<S>;
   constexpr int kGroup = 8;
-  constexpr std::size_t kSoon = 1024, kLater = 4096; // bytes ahead: to the first and second level
   const vec<S> least = vec<S>{} + kLeastExponent<S>;
   vec<S> highest[2];
   highest[0] = highest[1] = vec<S>{} - static_cast<S>(__builtin_inf());
@@ -253,9 +260,8 @@ template <class S> LOWLA_INLINE double exponent_sum(const S *x, index n, S top, 
     vec<S> group[2] = {};
 #pragma GCC unroll 8
     for (int g = 0; g < kGroup; ++g) {
-      const S *p = x + j + g * W; // too few of its successors fit the scheduler to be fetched by it
-      __builtin_prefetch(p + kSoon / sizeof(S), 0, 3);
-      __builtin_prefetch(p + kLater / sizeof(S), 0, 2);
+      const S *p = x + j + g * W;
+      fetch_row(p);
       const vec<S> v = load(p);
       highest[g % 2] = greater<S>(v, highest[g % 2]);
       group[g % 2] += exp_of<S>(at_least<S>(v - top, least));
