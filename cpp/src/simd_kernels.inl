@@ -14,6 +14,10 @@
 
 #include <utility>
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 namespace lowla::simd::LOWLA_SIMD_NAMESPACE {
 
 template <class R> struct VectorOf {
@@ -39,6 +43,25 @@ template <class R> LOWLA_INLINE vec<R> load(const R *p) {
   return *reinterpret_cast<const vec<R> *>(p);
 }
 template <class R> LOWLA_INLINE void store(R *p, vec<R> v) { *reinterpret_cast<vec<R> *>(p) = v; }
+
+/// As many numbers as a vector of doubles holds.
+template <class R> struct Narrow {
+  typedef R type __attribute__((vector_size(LOWLA_VECTOR_BYTES / sizeof(double) * sizeof(R)),
+                                aligned(sizeof(R)), may_alias));
+};
+
+/// In double; compilers split the conversion of whole registers.
+LOWLA_INLINE vec<double> widened_lanes(typename Narrow<float>::type v) {
+#if defined(__AVX512F__) && LOWLA_VECTOR_BYTES == 64
+  return (vec<double>)_mm512_maskz_cvtps_pd(0xff, (__m256)v);
+#else
+  return __builtin_convertvector(v, vec<double>);
+#endif
+}
+LOWLA_INLINE vec<double> wide(const double *p) { return load(p); }
+LOWLA_INLINE vec<double> wide(const float *p) {
+  return widened_lanes(*reinterpret_cast<const typename Narrow<float>::type *>(p));
+}
 
 /// Integers as wide as R, one a lane.
 template <class R> struct PlacesOf {
@@ -319,12 +342,6 @@ void combinations(const R *A, index rs, index m, index n, const R *Y, index q, R
       add_rows<R, 1>(A + i * rs, rs, n, Y + i * q + c, q, Z + c * n);
 }
 
-/// As many numbers as a vector of doubles holds.
-template <class R> struct Narrow {
-  typedef R type __attribute__((vector_size(LOWLA_VECTOR_BYTES / sizeof(double) * sizeof(R)),
-                                aligned(sizeof(R)), may_alias));
-};
-
 template <class R> double sum_squares(const R *x, index n) {
   constexpr index W = kLanes<double>;
   constexpr int kSums = 4;
@@ -332,8 +349,7 @@ template <class R> double sum_squares(const R *x, index n) {
   index i = 0;
   for (; i + kSums * W <= n; i += kSums * W)
     for (int k = 0; k < kSums; ++k) {
-      const vec<double> v = __builtin_convertvector(
-          *reinterpret_cast<const typename Narrow<R>::type *>(x + i + k * W), vec<double>);
+      const vec<double> v = wide(x + i + k * W);
       sums[k] += v * v;
     }
   double total = lane_sum<double>((sums[0] + sums[1]) + (sums[2] + sums[3]));
@@ -361,8 +377,7 @@ template <class R> double sum_squares_fast(const R *x, index n) {
       for (int k = 0; k < 2; ++k)
         store(parts + k * W, squares[k]);
       for (int k = 0; k < 4; ++k)
-        sums[k] += __builtin_convertvector(
-            *reinterpret_cast<const typename Narrow<R>::type *>(parts + k * kHalf), vec<double>);
+        sums[k] += wide(parts + k * kHalf);
     }
     return lane_sum<double>((sums[0] + sums[1]) + (sums[2] + sums[3])) + sum_squares(x + i, n - i);
   }

@@ -9,10 +9,6 @@
 // Signed sums of rows: multiplication by +-1 is exact, so a fused multiply-add gives the rounding
 // of the addition, and the result is the sum in the order of the entries on any instruction set.
 
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
-
 namespace lowla::simd::LOWLA_SIMD_NAMESPACE {
 
 using Words64 = vec<std::uint64_t>;

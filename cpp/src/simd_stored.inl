@@ -17,20 +17,13 @@ constexpr index kDoubles = kLanes<double>;
 
 // --- a vector of doubles from stored numbers ---
 
-LOWLA_INLINE vec<double> wide(const double *p) { return load(p); }
-LOWLA_INLINE vec<double> wide(const float *p) {
-  return __builtin_convertvector(*reinterpret_cast<const typename Narrow<float>::type *>(p),
-                                 vec<double>);
-}
-
 /// 32-bit integers, as many as a vector has doubles.
 typedef std::uint32_t Words __attribute__((vector_size(LOWLA_VECTOR_BYTES / 2)));
 typedef std::uint16_t Halves
     __attribute__((vector_size(LOWLA_VECTOR_BYTES / 4), aligned(2), may_alias));
 
 LOWLA_INLINE vec<double> from_bits(Words bits) {
-  typedef float Floats __attribute__((vector_size(LOWLA_VECTOR_BYTES / 2)));
-  return __builtin_convertvector((Floats)bits, vec<double>);
+  return widened_lanes((typename Narrow<float>::type)bits);
 }
 LOWLA_INLINE vec<double> wide(const BFloat16 *p) {
   return from_bits(__builtin_convertvector(*reinterpret_cast<const Halves *>(p), Words) << 16);
