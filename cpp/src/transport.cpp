@@ -10,6 +10,7 @@
 #include "host_rows.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 
@@ -173,6 +174,8 @@ public:
     const double least = std::log(threshold);
     std::vector<SparsePlan> parts(at(chunks()));
     std::vector<index> counts(at(m));
+    std::atomic<index> stored{0};
+    const auto too_many = [&] { return static_cast<double>(stored.load()) > most; };
     by_chunks([&](index chunk, index first, index last) {
       SparsePlan &part = parts[at(chunk)];
       auto *columns = reinterpret_cast<std::int32_t *>(scratch<double>(2 * n, kWorkSlot));
@@ -183,15 +186,13 @@ public:
         counts[at(i)] = kept;
         part.indices.insert(part.indices.end(), columns, columns + kept);
         part.data.insert(part.data.end(), exponents, exponents + kept);
-        if (static_cast<double>(part.data.size()) > most)
+        stored += kept;
+        if (too_many())
           return;
       }
       simd::rows().exponentiate(part.data.data(), static_cast<index>(part.data.size()));
     });
-    double stored = 0;
-    for (const SparsePlan &part : parts)
-      stored += static_cast<double>(part.data.size());
-    if (stored > most)
+    if (too_many())
       return std::nullopt;
     return joined(parts, counts);
   }
