@@ -4,13 +4,15 @@ The cases of Tang et al. (ICLR 2024): random assignment and images at 1/reg = 12
 points at reg = 1e-3 max(C), to a marginal error of 1e-9 (L1, both sides). Peers that do not get
 there are stopped; `error` is what every party reached, and the time of one that was stopped is less
 than it would need. The limit of a sweep is the larger of one read of C and its exponentials at
-NumPy's rate on as many threads.
+NumPy's rate on as many threads. Two large problems run once, in a process of their own, for their
+memory.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 from importlib.util import find_spec
 
 import numpy as np
@@ -18,12 +20,12 @@ import scipy.special
 from sklearn.datasets import load_digits
 
 import lowla
-from benchmarks.measure import ChildProcess, Party, interleave
+from benchmarks.measure import ChildProcess, Party, interleave, peak_memory
 from benchmarks.session import Row, Session
 
 _TOL = 1e-9
 _SWEEPS = 40
-_POT_STEPS, _OTT_STEPS, _REGOT_STEPS = 100, 1500, 400
+_POT_STEPS, _OTT_STEPS, _REGOT_STEPS = 300, 1500, 400
 
 
 def _image(digit: int) -> np.ndarray:
@@ -83,18 +85,28 @@ def ott(name: str) -> tuple[float, float]:
     return time.perf_counter() - start, marginal_error(np.asarray(found.matrix), a, b)
 
 
-def pot(name: str) -> tuple[float, float]:
+def pot(name: str, method: str = "sinkhorn_log") -> tuple[float, float]:
     import ot
 
     a, b, C, reg = problem(name)
     start = time.perf_counter()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        P = ot.sinkhorn(a, b, C, reg, method="sinkhorn_log", numItermax=_POT_STEPS, stopThr=1e-12)
+        P = ot.sinkhorn(a, b, C, reg, method=method, numItermax=_POT_STEPS, stopThr=1e-12)
     return time.perf_counter() - start, marginal_error(P, a, b)
 
 
-_PEERS = {"regot": ("RegOT ssns", regot, 2), "ott": ("OTT-JAX", ott, 1), "ot": ("POT log", pot, 1)}
+def pot_stabilized(name: str) -> tuple[float, float]:
+    return pot(name, "sinkhorn_stabilized")
+
+
+# module, title, function, runs
+_PEERS = (
+    ("regot", "RegOT ssns", regot, 2),
+    ("ott", "OTT-JAX", ott, 1),
+    ("ot", "POT log", pot, 1),
+    ("ot", "POT stabilized", pot_stabilized, 1),
+)
 
 
 def _peer(child: ChildProcess, title: str, name: str, most: int) -> Party:
@@ -117,9 +129,9 @@ def _case(session: Session, children: dict[str, ChildProcess], name: str) -> Non
     r = lowla.sinkhorn(a, b, C, reg, tol=_TOL)
     ours = Party("lowla", lambda: lowla.sinkhorn(a, b, C, reg, tol=_TOL), r.info.marginal_error)
     parties = [ours]
-    for module, child in children.items():
-        title, _, most = _PEERS[module]
-        parties.append(_peer(child, title, name, most))
+    for _, title, _, most in _PEERS:
+        if title in children:
+            parties.append(_peer(children[title], title, name, most))
     session.note(f"{name}: {r.info.sweeps} sweeps, {r.info.newton_steps} Newton steps")
     interleave(parties, session.repetitions)
     limits = session.limits("float64")
@@ -171,10 +183,46 @@ def _logsumexp(session: Session, dtype: str) -> None:
     session.add("logsumexp", Row(f"8 x 4000000 {dtype}", parties, limit, str(limits)))
 
 
+def large_dense(n: int) -> tuple[float, float, int]:
+    """In the child process: seconds, marginal error and bytes that a large problem adds."""
+    rng = np.random.default_rng(0)
+    X, Y = rng.random((n, 2)).astype("f4"), rng.random((n, 2)).astype("f4")
+    C = np.empty((n, n), np.float32)
+    for i in range(n):
+        C[i] = ((X[i] - Y) ** 2).sum(1)
+    w = np.full(n, 1.0 / n)
+    return _once(lambda: lowla.sinkhorn(w, w, C, 1e-3 * float(C.max()), tol=1e-6), C.nbytes)
+
+
+def large_points(n: int) -> tuple[float, float, int]:
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((n, 3)), 0.8 * rng.standard_normal((n, 3)) + 0.3
+    largest = max(float(((x - Y) ** 2).sum(1).max()) for x in X)
+    return _once(lambda: lowla.sinkhorn_points(X, Y, 1e-2 * largest, tol=1e-6), 0)
+
+
+def _once(solve: Callable[[], lowla.TransportResult], given: int) -> tuple[float, float, int]:
+    found: list[lowla.TransportResult] = []
+    start = time.perf_counter()
+    added = peak_memory(lambda: found.append(solve()))
+    return time.perf_counter() - start, found[0].info.marginal_error, added + given
+
+
+def _large(session: Session) -> None:
+    for function, n in ((large_dense, 10_000), (large_points, 50_000)):
+        child = ChildProcess(__name__, function.__name__)
+        seconds, error, added = child.call(n=n)[1]
+        child.close()
+        session.note(
+            f"{function.__name__} {n}: {seconds:.1f} s to a marginal error of {error:.1e}, "
+            f"{added / 2**20:.0f} MiB with the costs it was given"
+        )
+
+
 def run(session: Session) -> None:
     children = {
-        module: ChildProcess(__name__, function.__name__)
-        for module, (_, function, _) in _PEERS.items()
+        title: ChildProcess(__name__, function.__name__)
+        for module, title, function, _ in _PEERS
         if find_spec(module) is not None
     }
     for name in (
@@ -188,3 +236,4 @@ def run(session: Session) -> None:
     for dtype in ("float64", "float32"):
         _sweep(session, 4000, dtype)
         _logsumexp(session, dtype)
+    _large(session)

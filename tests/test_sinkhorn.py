@@ -115,6 +115,19 @@ def digit_images(i, j, power):
 # --- marginals, potentials, values ----------------------------------------------------------------
 
 
+@pytest.mark.parametrize("method", ["sinkhorn_log", "sinkhorn_stabilized"])
+@pytest.mark.parametrize("reg", [0.05, 0.3])
+def test_plan_and_value_are_those_of_pot(backend, method, reg):
+    ot = pytest.importorskip("ot")
+    a, b, C = problem(40, 30)
+    P = ot.sinkhorn(a, b, C, reg, method=method, stopThr=1e-14, numItermax=200_000)
+    assert marginal_error(P, a, b) <= 1e-11
+    r = lowla.sinkhorn(a, b, C, reg, tol=TIGHT)
+    assert_allclose(r.plan, P, rtol=1e-8, atol=1e-14)
+    assert_allclose(r.value, objective(P, C, reg), rtol=1e-8)
+    assert_allclose(r.value_linear, np.vdot(P, C), rtol=1e-8)
+
+
 @pytest.mark.core
 @pytest.mark.parametrize("method", ["newton", "sinkhorn", "auto"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (6, 1), (2, 2), (13, 40), (50, 31)])

@@ -25,6 +25,7 @@ _PICTURES = [
     "rsvd_spectrum.png",
     "sinkhorn_colours.png",
     "sinkhorn_convergence.png",
+    "sinkhorn_digits.png",
 ]
 
 

@@ -50,10 +50,15 @@ def visit(out: Path, size: Size) -> Stop:
         f"flower.jpg and china.jpg with squared distances, reg = {_COLOUR_REG:g}, which "
         "sinkhorn_points computes where it needs them. The usual tool is Sinkhorn's iteration with "
         "scipy.special.logsumexp, given as many iterations as lowla takes sweeps; the error is "
-        "that of both marginals (L1). In the picture each pixel of the flower moves as the nearest "
-        "sampled colour does, to the mean of its transport plan."
+        "that of both marginals (L1). The digits in between are the plan's mass on its straight "
+        "way from pixel to pixel. Each pixel of the flower moves as the nearest sampled colour "
+        "does, to the mean of its transport plan."
     )
-    pictures = [_convergence(errors, out), _photographs([source, target, transferred], out)]
+    pictures = [
+        _convergence(errors, out),
+        _between(a, b, C, out),
+        _photographs([source, target, transferred], out),
+    ]
     return Stop("sinkhorn: entropic optimal transport", text, rows, pictures)
 
 
@@ -178,6 +183,25 @@ def _convergence(errors: dict[str, list[tuple[int, float]]], out: Path) -> Pictu
         "Two digits: Newton's method from temperature to temperature (each begins with a larger "
         "error) against Sinkhorn's iteration.",
     )
+
+
+def _between(a: Matrix, b: Matrix, C: Matrix, out: Path) -> Picture:
+    """The plan's mass on the straight ways from its pixels to their targets, at five times."""
+    from matplotlib.figure import Figure
+
+    plan = lowla.sinkhorn(a, b, C, _REG, tol=_TOL).plan_sparse(1e-9).tocoo()
+    start, end = (np.stack(np.divmod(k, _SIDE)) for k in plan.coords)
+    times = np.linspace(0.0, 1.0, 5)
+    figure = Figure(figsize=(10, 2.4), layout="constrained")
+    for axes, time_ in zip(figure.subplots(1, len(times)), times, strict=True):
+        row, column = np.rint((1 - time_) * start + time_ * end).astype(int)
+        pixels = np.bincount(row * _SIDE + column, plan.data, minlength=_SIDE**2)
+        axes.imshow(pixels.reshape(_SIDE, _SIDE), cmap="gray_r")
+        axes.set_title(f"t = {time_:.2f}")
+        axes.axis("off")
+    file = "sinkhorn_digits.png"
+    figure.savefig(out / file, dpi=110)
+    return Picture(file, f"The digit {_DIGITS[0]} on its way to the digit {_DIGITS[1]}.")
 
 
 def _photographs(images: list[Matrix], out: Path) -> Picture:
