@@ -1,9 +1,10 @@
 // Exponentials of rows (core/simd_transport.hpp); included once per instruction set after
 // simd_stored.inl.
 //
-// exp(x) = 2^k exp(r), k the integer nearest to x / ln 2, ln 2 in two parts (Cody and Waite 1980),
-// and for |r| <= ln(2)/2 the polynomial 1 + r + r^2 q(r) of least relative error (Remez): of degree
-// 11 in double precision (4e-18), 6 in single (3e-9). About two units in the last place, no
+// exp(x) = 2^(k/N) exp(r), k the integer nearest to N x / ln 2, ln 2 in two parts (Cody and Waite
+// 1980). 2^(k/N) from a table of N numbers where one register holds it, else N = 1 (Tang, ACM TOMS
+// 15, 1989). For |r| <= ln(2)/(2 N) the polynomial 1 + r + r^2 q(r) of least relative error
+// (Remez): at most 4e-18 in double precision, 3e-9 in single. About two units in the last place, no
 // branches. Exponents whose exponential would be denormal are masked away or raised beforehand:
 // denormals cost ten times as much.
 
@@ -22,7 +23,19 @@ template <class R> struct Exponential;
 template <> struct Exponential<double> {
   static constexpr double kRound = 6755399441055744.0; // 1.5 2^52
   static constexpr double kHigh = 6.93147180369123816490e-01, kLow = 1.90821492927058770002e-10;
-  static constexpr int kBias = 1023, kMantissa = 52;
+  static constexpr int kMantissa = 52;
+#if LOWLA_VECTOR_BYTES == 64
+  static constexpr int kParts = 3;
+  static constexpr double kTerms[] = {1.984056419932816901e-4,
+                                      1.3889782275221315726e-3,
+                                      8.3333333712715324786e-3,
+                                      4.1666666569726371059e-2,
+                                      1.6666666666663707888e-1,
+                                      5.0000000000002977802e-1,
+                                      1.0,
+                                      1.0};
+#else
+  static constexpr int kParts = 0;
   static constexpr double kTerms[] = {2.5000061625531279527e-8,
                                       2.763024838532302056e-7,
                                       2.7557586373785180954e-6,
@@ -35,11 +48,22 @@ template <> struct Exponential<double> {
                                       5.0000000000000106271e-1,
                                       1.0,
                                       1.0};
+#endif
+  /// The bits of 2^(i/N), less what i itself adds to them.
+  static constexpr std::int64_t kTable[] = {
+      0x3ff0000000000000, 0x3fef72b83c7d517b, 0x3fef06fe0a31b715, 0x3feebfdad5362a27,
+      0x3feea09e667f3bcd, 0x3feeace5422aa0db, 0x3feee89f995ad3ad, 0x3fef5818dcfba487};
 };
 template <> struct Exponential<float> {
   static constexpr float kRound = 12582912.0f; // 1.5 2^23
   static constexpr float kHigh = 0.693359375f, kLow = -2.12194440e-4f;
-  static constexpr int kBias = 127, kMantissa = 23;
+  static constexpr int kMantissa = 23;
+#if LOWLA_VECTOR_BYTES == 64
+  static constexpr int kParts = 4;
+  static constexpr float kTerms[] = {1.6666718560608187993e-1f, 5.0001618971159940117e-1f, 1.0f,
+                                     1.0f};
+#else
+  static constexpr int kParts = 0;
   static constexpr float kTerms[] = {1.3814598646664034453e-3f,
                                      8.3687168797281399469e-3f,
                                      4.1668388045313996659e-2f,
@@ -47,20 +71,33 @@ template <> struct Exponential<float> {
                                      4.9999993447796486827e-1f,
                                      1.0f,
                                      1.0f};
+#endif
+  static constexpr std::int32_t kTable[] = {0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3,
+                                            0x3f7837f0, 0x3f76f532, 0x3f75fed7, 0x3f75583f,
+                                            0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c,
+                                            0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d};
 };
 
 template <class R> LOWLA_INLINE vec<R> exp_of(vec<R> x) {
   using E = Exponential<R>;
   using Integers = typename PlacesOf<R>::type;
   constexpr int kCount = static_cast<int>(sizeof(E::kTerms) / sizeof(R));
-  const vec<R> rounded = x * R(1.4426950408889634) + E::kRound; // an integer, in the low bits
+  constexpr R kN = R(1 << E::kParts);
+  const vec<R> rounded = x * (kN * R(1.4426950408889634)) + E::kRound; // k in the low bits
   const vec<R> k = rounded - E::kRound;
-  const vec<R> r = (x - k * E::kHigh) - k * E::kLow;
+  const vec<R> r = (x - k * (E::kHigh / kN)) - k * (E::kLow / kN);
   vec<R> p = vec<R>{} + E::kTerms[0];
 #pragma GCC unroll 12
   for (int i = 1; i < kCount; ++i)
     p = p * r + E::kTerms[i];
-  const Integers power = ((Integers)rounded + E::kBias) << E::kMantissa;
+  Integers power = (Integers)rounded << (E::kMantissa - E::kParts);
+  if constexpr (E::kParts > 0) {
+    Integers table;
+    __builtin_memcpy(&table, E::kTable, sizeof table);
+    power += __builtin_shuffle(table, (Integers)rounded);
+  } else {
+    power += E::kTable[0];
+  }
   return p * (vec<R>)power;
 }
 
@@ -284,12 +321,16 @@ template <class S> LOWLA_INLINE double exponent_sum(const S *x, index n, S top, 
 /// Blocks are summed with the greatest entry so far as the shift; again where that was too small.
 template <class S> void add_exponents(const S *x, index n, double &top, double &total) {
   constexpr index kBlock = kExponentBytes / static_cast<index>(sizeof(S));
+  constexpr index kGlance = 128;
   constexpr double kInfinity = __builtin_inf();
   for (index first = 0; first < n; first += kBlock) {
     const S *block = x + first;
     const index size = n - first < kBlock ? n - first : kBlock;
-    if (top == -kInfinity)
-      top = static_cast<double>(greatest(block, size));
+    if (top == -kInfinity) { // a guess from some; all where those are nothing
+      top = static_cast<double>(greatest(block, size < kGlance ? size : kGlance));
+      if (top == -kInfinity)
+        top = static_cast<double>(greatest(block, size));
+    }
     S most = static_cast<S>(top);
     double sum = 0;
     if (top - top == 0)

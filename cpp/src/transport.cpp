@@ -438,7 +438,7 @@ void transport_gradient(const double *X, index m, const double *Y, index n, inde
 namespace {
 
 /// Entries of a row that are summed together, whatever the number of threads.
-constexpr index kSpan = index(1) << 16;
+constexpr index kSpan = index(1) << 17;
 
 struct Exponents {
   double top = -kInf, total = 0;
