@@ -115,6 +115,22 @@ def digit_images(i, j, power):
 # --- marginals, potentials, values ----------------------------------------------------------------
 
 
+@pytest.mark.parametrize("reg", [1e-3, 0.1])
+@pytest.mark.parametrize("asked", [1e-6, TIGHT])
+def test_marginal_error_is_that_of_the_potentials_in_50_digits(backend, asked, reg):
+    mpmath = pytest.importorskip("mpmath")
+    a, b, C = problem(12, 9)
+    r = lowla.sinkhorn(a, b, C, reg, tol=asked)
+    with mpmath.workdps(50):
+        f, g = (np.array([mpmath.mpf(x) for x in potential]) for potential in (r.f, r.g))
+        P = np.vectorize(mpmath.exp, otypes=[object])((f[:, None] + g - C) / reg)
+        error = np.abs(P.sum(1) - a).sum() + np.abs(P.sum(0) - b).sum()
+        largest = max(abs(x) for x in (*f, *g))
+        rounding = eps(float) * (4 * float(largest) / reg + 50)  # of f + g - C, and of the sums
+    assert abs(float(error) - r.info.marginal_error) <= 0.01 * float(error) + rounding
+    assert float(error) <= asked + rounding
+
+
 @pytest.mark.parametrize("method", ["sinkhorn_log", "sinkhorn_stabilized"])
 @pytest.mark.parametrize("reg", [0.05, 0.3])
 def test_plan_and_value_are_those_of_pot(backend, method, reg):
