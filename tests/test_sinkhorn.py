@@ -13,6 +13,7 @@ import sys
 import tracemalloc
 import warnings
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.optimize
@@ -118,7 +119,6 @@ def digit_images(i, j, power):
 @pytest.mark.parametrize("reg", [1e-3, 0.1])
 @pytest.mark.parametrize("asked", [1e-6, TIGHT])
 def test_marginal_error_is_that_of_the_potentials_in_50_digits(backend, asked, reg):
-    mpmath = pytest.importorskip("mpmath")
     a, b, C = problem(12, 9)
     r = lowla.sinkhorn(a, b, C, reg, tol=asked)
     with mpmath.workdps(50):

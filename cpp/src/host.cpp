@@ -241,12 +241,11 @@ private:
     std::vector<double> squares(static_cast<std::size_t>(chunks.count));
     parallel_for(chunks.count, [&](index c) {
       double sum = 0;
-      for_blocks(chunks.first(c), chunks.last(c),
-                 [&](index i, index rows, const R *block, index rs) {
-                   right.multiply(block, rs, rows, Y.row(i),
-                                  ahead(i + rows, A_.m, panel_bytes(X.ld)));
-                   sum += norm2 != nullptr ? squares_of(block, rs, rows) : 0.0;
-                 });
+      for_blocks(
+          chunks.first(c), chunks.last(c), [&](index i, index rows, const R *block, index rs) {
+            right.multiply(block, rs, rows, Y.row(i), ahead(i + rows, A_.m, panel_bytes(X.ld)));
+            sum += norm2 != nullptr ? squares_of(block, rs, rows) : 0.0;
+          });
       squares[c] = sum;
     });
     if (norm2 != nullptr)
