@@ -663,17 +663,26 @@ def test_progress(backend, capsys):
     assert "sinkhorn: " in capsys.readouterr().err
 
 
-def test_ctrl_c(backend):
+@pytest.mark.parametrize(
+    "work",
+    [
+        'lowla.sinkhorn(None, None, C, 1e-5, method="sinkhorn", max_iter=10**6)',
+        "lowla.sinkhorn_points(X, X[::-1] + 1.0, 1e-4, tol=1e-13)",
+    ],
+)
+def test_ctrl_c(backend, work):
     """The work takes hours; that it ends soon after the interrupt is the time limit here."""
     script = f"""
 import os, signal, threading, numpy as np, lowla
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
 lowla.set_backend({backend!r})
 C = np.random.default_rng(0).random((1500, 1500))
+X = np.random.default_rng(0).standard_normal((20000, 3))
+lowla.sinkhorn_points(X[:20], X[:30], 1.0)
 before = lowla.sinkhorn(None, None, C[:50, :50], 0.1).f  # all is imported and compiled
 threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 try:
-    lowla.sinkhorn(None, None, C, 1e-5, method="sinkhorn", max_iter=10**6)
+    {work}
 except KeyboardInterrupt:
     print("interrupted")
 assert np.array_equal(lowla.sinkhorn(None, None, C[:50, :50], 0.1).f, before)

@@ -50,7 +50,7 @@ template <> struct Exponential<double> {
                                       1.0};
 #endif
   /// The bits of 2^(i/N), less what i itself adds to them.
-  static constexpr std::int64_t kTable[] = {
+  static constexpr std::uint64_t kTable[] = {
       0x3ff0000000000000, 0x3fef72b83c7d517b, 0x3fef06fe0a31b715, 0x3feebfdad5362a27,
       0x3feea09e667f3bcd, 0x3feeace5422aa0db, 0x3feee89f995ad3ad, 0x3fef5818dcfba487};
 };
@@ -72,15 +72,16 @@ template <> struct Exponential<float> {
                                      1.0f,
                                      1.0f};
 #endif
-  static constexpr std::int32_t kTable[] = {0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3,
-                                            0x3f7837f0, 0x3f76f532, 0x3f75fed7, 0x3f75583f,
-                                            0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c,
-                                            0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d};
+  static constexpr std::uint32_t kTable[] = {0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3,
+                                             0x3f7837f0, 0x3f76f532, 0x3f75fed7, 0x3f75583f,
+                                             0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c,
+                                             0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d};
 };
 
 template <class R> LOWLA_INLINE vec<R> exp_of(vec<R> x) {
   using E = Exponential<R>;
-  using Integers = typename PlacesOf<R>::type;
+  // Unsigned: exponents out of range, which are not looked at, wrap.
+  using Bits = vec<std::conditional_t<sizeof(R) == 4, std::uint32_t, std::uint64_t>>;
   constexpr int kCount = static_cast<int>(sizeof(E::kTerms) / sizeof(R));
   constexpr R kN = R(1 << E::kParts);
   const vec<R> rounded = x * (kN * R(1.4426950408889634)) + E::kRound; // k in the low bits
@@ -90,11 +91,11 @@ template <class R> LOWLA_INLINE vec<R> exp_of(vec<R> x) {
 #pragma GCC unroll 12
   for (int i = 1; i < kCount; ++i)
     p = p * r + E::kTerms[i];
-  Integers power = (Integers)rounded << (E::kMantissa - E::kParts);
+  Bits power = (Bits)rounded << (E::kMantissa - E::kParts);
   if constexpr (E::kParts > 0) {
-    Integers table;
+    Bits table;
     __builtin_memcpy(&table, E::kTable, sizeof table);
-    power += __builtin_shuffle(table, (Integers)rounded);
+    power += __builtin_shuffle(table, (Bits)rounded);
   } else {
     power += E::kTable[0];
   }
