@@ -25,7 +25,7 @@ LOWLA_INLINE Pairs pair_at(const float *p) {
   return (Pairs)vec<double>{d, d, d, d, d, d, d, d};
 }
 
-/// Sums of neighbours: the 16 columns of both vectors in order.
+/// Every second number of a and then of b, from the first on or from the second on.
 LOWLA_INLINE Pairs even_of(Pairs a, Pairs b) {
   return __builtin_shuffle(a, b, Spots{0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30});
 }
