@@ -208,6 +208,21 @@ def test_threads_are_set():
 
 
 @pytest.mark.skipif("native" not in _PRESENT, reason="needs the compiled module")
+def test_blas_pools_are_looked_for_once(monkeypatch):
+    """The search runs Python code in a callback from C, where an interrupt would be lost."""
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    from lowla._numba import threads
+
+    before = threads.get_num_threads()
+
+    def search(*args, **kwargs):
+        raise AssertionError("a second search")
+
+    for name in ("ThreadpoolController", "threadpool_info", "threadpool_limits"):
+        monkeypatch.setattr(threadpoolctl, name, search)
+    assert threads.get_num_threads() == before
+
+
 def test_threadpoolctl_limits_are_respected():
     threadpoolctl = pytest.importorskip("threadpoolctl")
     before = lowla.get_num_threads()

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numba
 import numpy as np
 import scipy
+import scipy.linalg  # its BLAS is one of the pools
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -25,26 +26,32 @@ class _BlasThreads:
     def __init__(self) -> None:
         self.available = importlib.util.find_spec("threadpoolctl") is not None
         self.chosen: int | None = None
+        self._pools: Any = None
         self._limit: Any = None  # keeps the limit in force
 
     def set(self, n: int) -> None:
         self.chosen = n
         if self.available:
-            import threadpoolctl
-
-            self._limit = threadpoolctl.threadpool_limits(limits=n, user_api="blas")
+            self._limit = self._controller().limit(limits=n, user_api="blas")
 
     def get(self) -> int:
         if self.chosen is not None:
             return self.chosen
         if self.available:
-            import threadpoolctl
-
-            pools = threadpoolctl.threadpool_info()
+            pools = self._controller().info()
             counts = [int(pool["num_threads"]) for pool in pools if pool["user_api"] == "blas"]
             if counts:
                 return max(counts)
         return os.cpu_count() or 1
+
+    def _controller(self) -> Any:
+        # Looked for once: the search takes milliseconds, and runs Python code in a callback from C,
+        # where an interrupt would be lost.
+        if self._pools is None:
+            import threadpoolctl
+
+            self._pools = threadpoolctl.ThreadpoolController()
+        return self._pools
 
 
 _threads = _BlasThreads()
