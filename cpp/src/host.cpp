@@ -18,6 +18,23 @@ LOWLA_CLONES void widen(const float *x, double *y, index n) {
     y[i] = static_cast<double>(x[i]);
 }
 
+namespace {
+template <class R>
+inline __attribute__((always_inline)) void sum_parts(R *out, const R *parts, index n_parts,
+                                                     index stride, index n) {
+  for (index p = 0; p < n_parts; ++p)
+    for (index j = 0; j < n; ++j)
+      out[j] += parts[p * stride + j];
+}
+} // namespace
+LOWLA_CLONES void add_parts(float *out, const float *parts, index n_parts, index stride, index n) {
+  sum_parts(out, parts, n_parts, stride, n);
+}
+LOWLA_CLONES void add_parts(double *out, const double *parts, index n_parts, index stride,
+                            index n) {
+  sum_parts(out, parts, n_parts, stride, n);
+}
+
 LOWLA_CLONES void add_block(const float *block, index rows, index q, double *Z, index ldz) {
   for (index i = 0; i < rows; ++i)
     for (index j = 0; j < q; ++j)
@@ -40,6 +57,57 @@ void scale_rows(const Panel<T> &U, const std::vector<double> &s, index i, index 
       for (index j = 0; j < U.width; ++j)
         out[r * U.ld + plane * U.width + j] =
             j < U.cols ? static_cast<R>(-s[j]) * U.row(i + r)[plane * U.width + j] : R(0);
+}
+
+/// Panels of so many units are narrow: what is done with them is fused, one block of rows at a
+/// time.
+constexpr index kNarrow = 4;
+
+/// Rows whose products are added up in the precision of the product; sums of these in double.
+constexpr index kProductRows = 96;
+
+/// Into how many parts a sum of products over `rows` is split, each of `size` numbers. One thread
+/// adds them up: none of few rows.
+index parts_of_products(index rows, index size) {
+  constexpr index kSmall = 1024;
+  const index rows_per_part = size <= kSmall ? 192 : 384;
+  const index affordable =
+      kPartialBytes / (static_cast<index>(sizeof(double)) * std::max<index>(1, size));
+  return std::max<index>(1, std::min<index>({32, rows / rows_per_part + 1, affordable}));
+}
+
+/// The stacked P_i^H W from `count` parts of it (rows of all P_i x W.ld), added up in the first.
+/// Of W^H W, where it stands alone, the parts need to hold the upper triangle only.
+template <class T>
+Small<wide_t<T>> sum_of_products(const std::vector<const Panel<T> *> &P, const Panel<T> &W,
+                                 double *parts, index count) {
+  using Wide = wide_t<T>;
+  const bool symmetric = P.size() == 1 && P[0] == &W;
+  index total = 0, total_cols = 0;
+  for (const Panel<T> *p : P) {
+    total += p->ld;
+    total_cols += p->cols;
+  }
+  const index size = total * W.ld;
+  for (index c = 1; c < count; ++c)
+    add_parts(parts, parts + c * size, 1, size, size);
+  Small<Wide> H(total_cols, W.cols);
+  index offset = 0, out = 0;
+  for (const Panel<T> *p : P) {
+    for (index i = 0; i < p->cols; ++i)
+      for (index j = 0; j < W.cols; ++j) {
+        const double *upper = parts + (offset + i) * W.ld;
+        if constexpr (is_complex_v<T>) {
+          const double *lower = upper + p->width * W.ld;
+          H(out + i, j) = Wide(upper[j] + lower[W.width + j], upper[W.width + j] - lower[j]);
+        } else {
+          H(out + i, j) = symmetric && i > j ? parts[j * W.ld + i] : upper[j];
+        }
+      }
+    offset += p->ld;
+    out += p->cols;
+  }
+  return H;
 }
 
 // --- dense ---
@@ -80,24 +148,30 @@ public:
   }
 
   void normal(const Panel &X, Panel *Y, Panel &Z, double *norm2) override {
-    const typename Matrix::Read read(*this);
-    const RightFactor right(*this, X);
-    const double total = reduce(X.ld, Z, 4.0, [&](index first, index last, R *Zpart) {
-      double sum = 0;
-      R *local = Y == nullptr ? scratch<R>(simd::kRowBlock * X.ld, 1) : nullptr;
-      for_blocks(first, last, [&](index i, index rows, const R *block, index rs) {
-        R *y = Y == nullptr ? local : Y->row(i);
-        simd::Ahead next = ahead(i + rows, A_.m, 2 * panel_bytes(X.ld));
-        const simd::Ahead half = next.take(1, 2);
-        const R *twice = right.multiply(block, rs, rows, y, half);
-        right.add_transposed(block, rs, rows, y, twice, Zpart, i > first, next);
-        sum += norm2 != nullptr ? squares_of(block, rs, rows) : 0.0;
-      });
-      return sum;
+    normal_with(X, Y, Z, norm2, [](index, index, index) {});
+  }
+
+  bool normal_and_products(const Panel &X, Panel &Y, Panel &Z, double *norm2,
+                           const std::vector<const Panel *> &P,
+                           Small<wide_t<T>> &products) override {
+    if (X.ld > kNarrow * simd::panel_unit<R>) { // the products of short blocks of rows are slow
+      normal(X, &Y, Z, norm2);
+      return false;
+    }
+    index total = 0;
+    for (const Panel *p : P)
+      total += p->ld;
+    Buffer<double> parts(kParts * total * Y.ld);
+    std::fill(parts.get(), parts.get() + kParts * total * Y.ld, 0.0);
+    const index count = normal_with(X, &Y, Z, norm2, [&](index c, index i, index rows) {
+      double *part = parts.get() + c * total * Y.ld;
+      for (const Panel *p : P) {
+        add_products(p->row(i), p->ld, used(*p), Y.row(i), Y.ld, Y.ld, rows, part, Y.ld);
+        part += p->ld * Y.ld;
+      }
     });
-    right.put_in_order(Z);
-    if (norm2 != nullptr)
-      *norm2 = total;
+    products = sum_of_products<T>(P, Y, parts.get(), count);
+    return true;
   }
 
   double scan(bool &finite) override { return DenseRows<T>::scan(finite); }
@@ -172,6 +246,8 @@ private:
   /// slab's product, and what may be read of A before a cancelled call ends.
   static constexpr index kSlabs = 8, kSlabColumns = 64, kSlabBytes = index(1) << 19,
                          kUninterrupted = index(1) << 28;
+  /// Parts of a sum over the rows, at most.
+  static constexpr index kParts = 16;
 
   /// Of a right or left factor with rows of `ld` numbers.
   index panel_bytes(index ld) const { return depth() * ld * static_cast<index>(sizeof(R)); }
@@ -217,10 +293,10 @@ private:
       simd::dense<R>().multiply_transposed(block, rs, rows, depth_, y, ld_, ld_, Z, ld_, accumulate,
                                            next);
     }
-    void put_in_order(Panel &Z) const {
+    void put_in_order(Panel &Z, index first, index last) const {
       if constexpr (std::is_same_v<T, float>)
         if (pairs_ != nullptr)
-          pairs_->part_rows(Z.row(0), Z.rows);
+          pairs_->part_rows(Z.row(first), last - first);
     }
 
   private:
@@ -229,6 +305,29 @@ private:
     Buffer<R> copy_;
     const R *factor_ = nullptr;
   };
+
+  /// `done(part, i, rows)` as soon as these rows of Y are known; returns the number of parts.
+  template <class Done>
+  index normal_with(const Panel &X, Panel *Y, Panel &Z, double *norm2, Done &&done) {
+    const typename Matrix::Read read(*this);
+    const RightFactor right(*this, X);
+    const auto part_of = [&](index c, index begin, index end, R *Zpart) {
+      double sum = 0;
+      R *local = Y == nullptr ? scratch<R>(simd::kRowBlock * X.ld, 1) : nullptr;
+      for_blocks(begin, end, [&](index i, index rows, const R *block, index rs) {
+        R *y = Y == nullptr ? local : Y->row(i);
+        simd::Ahead next = ahead(i + rows, 2 * panel_bytes(X.ld));
+        const simd::Ahead half = next.take(1, 2);
+        const R *twice = right.multiply(block, rs, rows, y, half);
+        right.add_transposed(block, rs, rows, y, twice, Zpart, i > begin, next);
+        sum += norm2 != nullptr ? squares_of(block, rs, rows) : 0.0;
+        done(c, i, rows);
+      });
+      return sum;
+    };
+    const auto finish = [&](index first, index last) { right.put_in_order(Z, first, last); };
+    return reduce(X.ld, Z, 4.0, norm2, part_of, finish);
+  }
 
   DenseMatrix mirrored() const { return DenseMatrix(A_.adjoint(), scale_); }
 
@@ -241,11 +340,11 @@ private:
     std::vector<double> squares(static_cast<std::size_t>(chunks.count));
     parallel_for(chunks.count, [&](index c) {
       double sum = 0;
-      for_blocks(
-          chunks.first(c), chunks.last(c), [&](index i, index rows, const R *block, index rs) {
-            right.multiply(block, rs, rows, Y.row(i), ahead(i + rows, A_.m, panel_bytes(X.ld)));
-            sum += norm2 != nullptr ? squares_of(block, rs, rows) : 0.0;
-          });
+      for_blocks(chunks.first(c), chunks.last(c),
+                 [&](index i, index rows, const R *block, index rs) {
+                   right.multiply(block, rs, rows, Y.row(i), ahead(i + rows, panel_bytes(X.ld)));
+                   sum += norm2 != nullptr ? squares_of(block, rs, rows) : 0.0;
+                 });
       squares[c] = sum;
     });
     if (norm2 != nullptr)
@@ -290,18 +389,16 @@ private:
   }
 
   void adjoint_by_rows(const Panel &Y, Panel &Z, double *norm2) {
-    const double total = reduce(Y.ld, Z, 2.0, [&](index first, index last, R *Zpart) {
+    const auto part_of = [&](index, index begin, index end, R *Zpart) {
       double sum = 0;
-      for_blocks(first, last, [&](index i, index rows, const R *block, index rs) {
+      for_blocks(begin, end, [&](index i, index rows, const R *block, index rs) {
         simd::dense<R>().multiply_transposed(block, rs, rows, depth(), Y.row(i), Y.ld, Y.ld, Zpart,
-                                             Y.ld, i > first,
-                                             ahead(i + rows, last, panel_bytes(Y.ld)));
+                                             Y.ld, i > begin, ahead(i + rows, panel_bytes(Y.ld)));
         sum += norm2 != nullptr ? squares_of(block, rs, rows) : 0.0;
       });
       return sum;
-    });
-    if (norm2 != nullptr)
-      *norm2 = total;
+    };
+    reduce(Y.ld, Z, 2.0, norm2, part_of, [](index, index) {});
   }
 
   /// z += what the two rows of a product with interleaved entries stand for.
@@ -321,9 +418,12 @@ private:
     return sum;
   }
 
-  /// Z = sum over row chunks of body(first, last, Zpart), which sets Zpart (planes n x ldy);
-  /// returns the sum of what the bodies return.
-  template <class Body> double reduce(index ldy, Panel &Z, double flops_per, Body &&body) {
+  /// Z = sum over parts c of the rows of part_of(c, begin, end, Zpart), which sets Zpart (planes n
+  /// x ldy); norm2, where wanted, the sum of what it returns. Then finish(first, last) for rows of
+  /// Z, an even number of them but for the last. Returns the number of parts, at most kParts.
+  template <class Part, class Finish>
+  index reduce(index ldy, Panel &Z, double flops_per, double *norm2, Part &&part_of,
+               Finish &&finish) {
     const index size = depth() * ldy;
     const double flops = flops_per * static_cast<double>(A_.m) * static_cast<double>(size);
     const index budget = kPartialBytes / static_cast<index>(sizeof(R)) + (A_.m + A_.n) * ldy;
@@ -331,7 +431,7 @@ private:
     constexpr index kFewestRows = 256, kRowsPerPart = 448;
     const index shares = A_.m < 2 * kFewestRows ? 1 : std::max<index>(2, A_.m / kRowsPerPart);
     const index wanted = std::min(
-        shares, std::max<index>(2, std::min<index>(16, budget / std::max<index>(1, size))));
+        shares, std::max<index>(2, std::min<index>(kParts, budget / std::max<index>(1, size))));
     const RowChunks chunks(A_.m, chunks_for(flops, wanted), simd::kRowBlock);
     std::vector<double> sums(static_cast<std::size_t>(chunks.count));
     // For real A the first part is Z itself.
@@ -339,24 +439,28 @@ private:
     Buffer<R> parts((chunks.count - kApart) * size);
     parallel_for(chunks.count, [&](index c) {
       R *part = c < kApart ? Z.row(0) : parts.get() + (c - kApart) * size;
-      sums[c] = body(chunks.first(c), chunks.last(c), part);
+      sums[c] = part_of(c, chunks.first(c), chunks.last(c), part);
     });
-    if (chunks.count > kApart) {
-      const RowChunks out(A_.n, chunks_for(static_cast<double>(chunks.count * size), 16), 16);
-      parallel_for(out.count, [&](index o) {
-        for (index j = out.first(o); j < out.last(o); ++j) {
-          R *z = Z.row(j);
-          if constexpr (!is_complex_v<T>) {
-            add_parts(z, parts.get() + j * ldy, chunks.count - kApart, size, Z.ld);
-          } else {
-            std::fill(z, z + Z.ld, R(0));
-            for (index p = 0; p < chunks.count; ++p)
-              fold(parts.get() + p * size + 2 * j * ldy, ldy, Z.width, z);
-          }
+    // Bound by memory: an addition costs more than a flop.
+    const double cost = 8.0 * static_cast<double>(chunks.count * size);
+    const RowChunks out(A_.n, chunks_for(cost, 16), 16);
+    parallel_for(out.count, [&](index o) {
+      const index first = out.first(o), last = out.last(o);
+      if constexpr (!is_complex_v<T>) {
+        add_parts(Z.row(first), parts.get() + first * ldy, chunks.count - kApart, size,
+                  (last - first) * ldy);
+      } else {
+        for (index j = first; j < last; ++j) {
+          std::fill(Z.row(j), Z.row(j) + Z.ld, R(0));
+          for (index p = 0; p < chunks.count; ++p)
+            fold(parts.get() + p * size + 2 * j * ldy, ldy, Z.width, Z.row(j));
         }
-      });
-    }
-    return std::accumulate(sums.begin(), sums.end(), 0.0);
+      }
+      finish(first, last);
+    });
+    if (norm2 != nullptr)
+      *norm2 = std::accumulate(sums.begin(), sums.end(), 0.0);
+    return chunks.count;
   }
 
   using DenseRows<T>::A_;
@@ -462,10 +566,9 @@ private:
     });
     const RowChunks out(A_.n, chunks_for(static_cast<double>(count * size), 16), 16);
     parallel_for(out.count, [&](index o) {
-      for (index j = out.first(o); j < out.last(o); ++j) {
-        std::fill(Z.row(j), Z.row(j) + Z.ld, R(0));
-        add_parts(Z.row(j), parts.get() + j * ld, count, size, Z.ld);
-      }
+      const index first = out.first(o), numbers = (out.last(o) - first) * ld;
+      std::fill_n(Z.row(first), numbers, R(0));
+      add_parts(Z.row(first), parts.get() + first * ld, count, size, numbers);
     });
   }
 
@@ -619,30 +722,21 @@ template <class T> typename Host<T>::Panel Host<T>::copy(const Panel &P) {
 
 namespace {
 
-/// The stacked P_i^H W: products of kRows rows in the precision Product, their sum in double.
+/// The stacked P_i^H W: products of kProductRows rows in the precision Product.
 template <class Product, class T>
 Small<wide_t<T>> stacked_products(const std::vector<const Panel<T> *> &P, const Panel<T> &W) {
-  using Wide = wide_t<T>;
-  constexpr index kRows = 96;
+  constexpr index kRows = kProductRows;
   const bool symmetric = P.size() == 1 && P[0] == &W;
-  index total = 0, total_cols = 0;
-  for (const Panel<T> *p : P) {
+  index total = 0;
+  for (const Panel<T> *p : P)
     total += p->ld;
-    total_cols += p->cols;
-  }
   // Tasks: row chunks by column panels of W, so that partial sums stay within their budget.
   const index panel = 4 * simd::panel_unit<Product>;
   const index columns = std::min(W.ld, round_up(used(W), simd::panel_unit<Product>));
   const index n_panels = (columns + panel - 1) / panel;
   const index size = total * W.ld;
   const double flops = 2.0 * static_cast<double>(W.rows) * static_cast<double>(size);
-  // Partial sums are added up by one thread: none of few rows.
-  constexpr index kRowsPerPart = 384;
-  const index affordable =
-      kPartialBytes / (static_cast<index>(sizeof(double)) * std::max<index>(1, size));
-  const index wanted =
-      std::max<index>(1, std::min<index>({32, W.rows / kRowsPerPart + 1, affordable}));
-  const RowChunks chunks(W.rows, chunks_for(flops, wanted), kRows);
+  const RowChunks chunks(W.rows, chunks_for(flops, parts_of_products(W.rows, size)), kRows);
   const index groups = std::min<index>(n_panels, chunks.count >= 8 ? 1 : chunks_for(flops, 8));
   Buffer<double> parts(chunks.count * size);
   parallel_for(chunks.count * groups, [&](index task) {
@@ -669,25 +763,7 @@ Small<wide_t<T>> stacked_products(const std::vector<const Panel<T> *> &P, const 
       }
     }
   });
-  for (index c = 1; c < chunks.count; ++c)
-    add_parts(parts.get(), parts.get() + c * size, 1, size, size);
-  Small<Wide> H(total_cols, W.cols);
-  index offset = 0, out = 0;
-  for (const Panel<T> *p : P) {
-    for (index i = 0; i < p->cols; ++i)
-      for (index j = 0; j < W.cols; ++j) {
-        const double *upper = parts.get() + (offset + i) * W.ld;
-        if constexpr (is_complex_v<T>) {
-          const double *lower = upper + p->width * W.ld;
-          H(out + i, j) = Wide(upper[j] + lower[W.width + j], upper[W.width + j] - lower[j]);
-        } else {
-          H(out + i, j) = symmetric && i > j ? parts.get()[j * W.ld + i] : upper[j];
-        }
-      }
-    offset += p->ld;
-    out += p->cols;
-  }
-  return H;
+  return sum_of_products(P, W, parts.get(), chunks.count);
 }
 
 } // namespace
@@ -704,57 +780,154 @@ template <class T> Small<wide_t<T>> Host<T>::gram(const Panel &Y) { return inner
 
 namespace {
 
-/// W (+)= sign sum_i P_i H_i by row chunks.
-template <class T>
-void accumulate_products(Panel<T> &W, const std::vector<const Panel<T> *> &P,
-                         const Small<wide_t<T>> &H, double sign, bool add) {
+/// sign sum_i P_i H_i, by blocks of rows.
+template <class T> class Combination {
+public:
   using R = real_t<T>;
-  std::vector<Buffer<R>> factors;
-  index first = 0, total = 0;
-  for (const Panel<T> *p : P) {
-    factors.push_back(embed_small<T>(H, first, p->cols, p->width, W.width, sign));
-    first += p->cols;
-    total += p->ld;
-  }
-  const double flops = 2.0 * static_cast<double>(W.rows) * static_cast<double>(total * W.ld);
-  const RowChunks chunks(W.rows, chunks_for(flops, std::min<index>(64, W.rows / 48 + 1)),
-                         simd::kRowBlock);
-  parallel_for(chunks.count, [&](index c) {
-    for (index i = chunks.first(c); i < chunks.last(c); i += simd::kRowBlock) {
-      const index rows = std::min(simd::kRowBlock, chunks.last(c) - i);
-      for (std::size_t b = 0; b < P.size(); ++b)
-        simd::dense<R>().multiply(P[b]->row(i), P[b]->ld, rows, used(*P[b]), factors[b].get(), W.ld,
-                                  W.ld, W.row(i), W.ld, add || b > 0, {});
+
+  Combination(const std::vector<const Panel<T> *> &P, const Small<wide_t<T>> &H, const Panel<T> &W,
+              double sign)
+      : P_(P) {
+    index first = 0;
+    for (const Panel<T> *p : P) {
+      factors_.push_back(embed_small<T>(H, first, p->cols, p->width, W.width, sign));
+      first += p->cols;
     }
-  });
-}
+  }
+
+  /// W (+)= it in rows i .. i + rows - 1.
+  void add_to(Panel<T> &W, index i, index rows, bool add) const {
+    for (std::size_t b = 0; b < P_.size(); ++b)
+      simd::dense<R>().multiply(P_[b]->row(i), P_[b]->ld, rows, used(*P_[b]), factors_[b].get(),
+                                W.ld, W.ld, W.row(i), W.ld, add || b > 0, {});
+  }
+
+  void add_to(Panel<T> &W, bool add) const {
+    index total = 0;
+    for (const Panel<T> *p : P_)
+      total += p->ld;
+    const double flops = 2.0 * static_cast<double>(W.rows) * static_cast<double>(total * W.ld);
+    const RowChunks chunks(W.rows, chunks_for(flops, std::min<index>(64, W.rows / 48 + 1)),
+                           simd::kRowBlock);
+    parallel_for(chunks.count, [&](index c) {
+      for (index i = chunks.first(c); i < chunks.last(c); i += simd::kRowBlock)
+        add_to(W, i, std::min(simd::kRowBlock, chunks.last(c) - i), add);
+    });
+  }
+
+private:
+  const std::vector<const Panel<T> *> &P_;
+  std::vector<Buffer<R>> factors_;
+};
+
+/// Y <- Y M, by blocks of rows.
+template <class T> class RightMultiplier {
+public:
+  using R = real_t<T>;
+
+  RightMultiplier(const Small<wide_t<T>> &M, const Panel<T> &Y)
+      : factor_(embed_small<T>(M, 0, M.rows, Y.width, Y.width, 1.0)) {}
+
+  void operator()(Panel<T> &Y, index i, index rows) const {
+    R *product = scratch<R>(rows * Y.ld, 1);
+    simd::dense<R>().multiply(Y.row(i), Y.ld, rows, used(Y), factor_.get(), Y.ld, Y.ld, product,
+                              Y.ld, false, {});
+    std::copy(product, product + rows * Y.ld, Y.row(i));
+  }
+
+private:
+  Buffer<R> factor_;
+};
 
 } // namespace
 
 template <class T> void Host<T>::subtract(Panel &W, const Panels &P, const Small<Wide> &H) {
-  accumulate_products<T>(W, P, H, -1.0, true);
+  Combination<T>(P, H, W, -1.0).add_to(W, true);
 }
 
-template <class T> typename Host<T>::Panel Host<T>::combine(const Panels &P, const Small<Wide> &E) {
-  Panel out(P.front()->rows, E.cols);
-  accumulate_products<T>(out, P, E, 1.0, false);
-  return out;
+template <class T>
+typename Host<T>::Panel Host<T>::combine(const Panels &P, const Small<Wide> &E, Small<Wide> *G) {
+  Panel W(P.front()->rows, E.cols);
+  const Combination<T> sum(P, E, W, 1.0);
+  if (G == nullptr || W.ld > kNarrow * simd::panel_unit<R>) {
+    sum.add_to(W, false);
+    if (G != nullptr)
+      *G = coefficients({&W}, W);
+    return W;
+  }
+  const index size = W.ld * W.ld;
+  const double flops = 2.0 * static_cast<double>(W.rows) * static_cast<double>(size);
+  const RowChunks chunks(W.rows, chunks_for(flops, parts_of_products(W.rows, size)), kProductRows);
+  Buffer<double> parts(chunks.count * size);
+  parallel_for(chunks.count, [&](index c) {
+    double *part = parts.get() + c * size;
+    std::fill(part, part + size, 0.0);
+    for (index i = chunks.first(c); i < chunks.last(c); i += kProductRows) {
+      const index rows = std::min(chunks.last(c) - i, kProductRows);
+      sum.add_to(W, i, rows, false);
+      add_products(W.row(i), W.ld, used(W), W.row(i), W.ld, W.ld, rows, part, W.ld);
+    }
+  });
+  *G = sum_of_products<T>({&W}, W, parts.get(), chunks.count);
+  return W;
 }
 
 template <class T> void Host<T>::multiply_right(Panel &Y, const Small<Wide> &M) {
-  const Buffer<R> factor = embed_small<T>(M, 0, Y.cols, Y.width, Y.width, 1.0);
+  const RightMultiplier<T> times(M, Y);
   const double flops = 2.0 * static_cast<double>(Y.rows) * static_cast<double>(Y.ld * Y.ld);
   const RowChunks chunks(Y.rows, chunks_for(flops, std::min<index>(64, Y.rows / 48 + 1)),
                          simd::kRowBlock);
   parallel_for(chunks.count, [&](index c) {
-    R *product = scratch<R>(simd::kRowBlock * Y.ld, 1);
-    for (index i = chunks.first(c); i < chunks.last(c); i += simd::kRowBlock) {
-      const index rows = std::min(simd::kRowBlock, chunks.last(c) - i);
-      simd::dense<R>().multiply(Y.row(i), Y.ld, rows, used(Y), factor.get(), Y.ld, Y.ld, product,
-                                Y.ld, false, {});
-      std::copy(product, product + rows * Y.ld, Y.row(i));
+    for (index i = chunks.first(c); i < chunks.last(c); i += simd::kRowBlock)
+      times(Y, i, std::min(simd::kRowBlock, chunks.last(c) - i));
+  });
+}
+
+template <class T>
+Small<wide_t<T>> Host<T>::update(Panel &W, const Panels &P, const Small<Wide> &H,
+                                 const Small<Wide> *M, const Panels *Q) {
+  // Wide panels: one after the other.
+  if (W.ld > kNarrow * simd::panel_unit<R>) {
+    if (!P.empty())
+      subtract(W, P, H);
+    if (M != nullptr)
+      multiply_right(W, *M);
+    return Q == nullptr ? Small<Wide>() : small::stack(coefficients(*Q, W), gram(W));
+  }
+  const Combination<T> minus(P, H, W, -1.0);
+  const RightMultiplier<T> times(M != nullptr ? *M : Small<Wide>(), W);
+  index total = W.ld;
+  if (Q != nullptr)
+    for (const Panel *q : *Q)
+      total += q->ld;
+  const index size = Q != nullptr ? total * W.ld : 0;
+  const double flops = 2.0 * static_cast<double>(W.rows) * static_cast<double>(total * W.ld);
+  const RowChunks chunks(W.rows, chunks_for(flops, parts_of_products(W.rows, size)), kProductRows);
+  Buffer<double> parts(chunks.count * size);
+  parallel_for(chunks.count, [&](index c) {
+    double *part = parts.get() + c * size;
+    std::fill(part, part + size, 0.0);
+    for (index i = chunks.first(c); i < chunks.last(c); i += kProductRows) {
+      const index rows = std::min(chunks.last(c) - i, kProductRows);
+      minus.add_to(W, i, rows, true);
+      if (M != nullptr)
+        times(W, i, rows);
+      if (Q == nullptr)
+        continue;
+      double *target = part;
+      for (const Panel *q : *Q) {
+        add_products(q->row(i), q->ld, used(*q), W.row(i), W.ld, W.ld, rows, target, W.ld);
+        target += q->ld * W.ld;
+      }
+      const double *w = as<double>(W.row(i), rows * W.ld, 1);
+      add_products(w, W.ld, used(W), w, W.ld, W.ld, rows, target, W.ld);
     }
   });
+  if (Q == nullptr)
+    return {};
+  Panels all = *Q;
+  all.push_back(&W);
+  return sum_of_products<T>(all, W, parts.get(), chunks.count);
 }
 
 namespace {

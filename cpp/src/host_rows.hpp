@@ -51,12 +51,9 @@ void widen(const float *x, double *y, index n);
 /// Z (rows x q, row stride ldz) += block (rows x q)
 void add_block(const float *block, index rows, index q, double *Z, index ldz);
 
-/// acc[j] += sum over parts of part[j], in the order of the parts.
-template <class R> void add_parts(R *out, const R *parts, index n_parts, index stride, index n) {
-  for (index p = 0; p < n_parts; ++p)
-    for (index j = 0; j < n; ++j)
-      out[j] += parts[p * stride + j];
-}
+/// out[j] += sum over parts of part[j], in the order of the parts.
+void add_parts(float *out, const float *parts, index n_parts, index stride, index n);
+void add_parts(double *out, const double *parts, index n_parts, index stride, index n);
 
 template <class T> inline constexpr int kPlanes = scalar_traits<T>::planes;
 
@@ -166,12 +163,12 @@ public:
   /// Rows are contiguous and lie one after the other.
   bool rows_follow() const { return direct() && A_.rs >= A_.n && A_.rs <= A_.n + A_.n / 8; }
 
-  /// The block that for_blocks(.., last) reads at row `next`, to be fetched while the one before is
-  /// in use: where both and `beside` bytes have room in the second-level cache.
-  simd::Ahead ahead(index next, index last, index beside) const {
-    if (!rows_follow() || next >= last)
+  /// The block at row `next`, if there is one, to be fetched while the one before is in use: where
+  /// both and `beside` bytes have room in the second-level cache.
+  simd::Ahead ahead(index next, index beside) const {
+    if (!rows_follow() || next >= A_.m)
       return {};
-    const index bytes = std::min(block_rows(), last - next) * A_.rs * static_cast<index>(sizeof(T));
+    const index bytes = std::min(block_rows(), A_.m - next) * A_.rs * static_cast<index>(sizeof(T));
     if (2 * bytes + beside > simd::second_level_cache() / 8 * 5)
       return {};
     return {A_.at(next, 0), bytes};
@@ -286,7 +283,7 @@ public:
   }
 
   /// Rows are written out by blocks: nothing of them can be fetched ahead.
-  simd::Ahead ahead(index, index, index) const { return {}; }
+  simd::Ahead ahead(index, index) const { return {}; }
 
   double scan(bool &finite) const {
     const auto begin = static_cast<index>(A_.indptr[0]);

@@ -104,7 +104,7 @@ public:
       for (index first = chunks.first(c); first < chunks.last(c); first += kBlock) {
         const index rows = std::min(kBlock, chunks.last(c) - first);
         double *sums = out.data() + first;
-        product(A_, first, first + rows, chunks.last(c), Y);
+        product(A_, first, first + rows, Y);
         if (M == nullptr)
           add_powers(product.right(), Y, rows, p, sums);
         for (const Panels &factor : factors) {

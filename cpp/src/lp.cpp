@@ -287,7 +287,7 @@ public:
       f(i, count, static_cast<const R *>(joined), cols());
     });
   }
-  simd::Ahead ahead(index, index, index) const { return {}; }
+  simd::Ahead ahead(index, index) const { return {}; }
 
   double scan(bool &finite) const {
     bool b_finite = true;

@@ -106,10 +106,8 @@ public:
                A.depth(), ld),
         identity_(!is_complex_v<T> && is_identity(P)) {}
 
-  /// Y for the rows first .. last - 1 of A, at most kBlock, of those up to `end` that are read one
-  /// block after the other; in the precision R.
-  template <class Rows>
-  void operator()(const Rows &A, index first, index last, index end, R *Y) const {
+  /// Y for the rows first .. last - 1 of A, at most kBlock, in the precision R.
+  template <class Rows> void operator()(const Rows &A, index first, index last, R *Y) const {
     A.for_blocks(first, last, [&](index i, index count, const real_t<T> *block, index rs) {
       if (identity_) {
         index stride = rs;
@@ -117,7 +115,7 @@ public:
         right_.copy(rows, stride, A.cols(), count, i - first, Y);
       } else if constexpr (std::is_same_v<R, real_t<T>>) {
         const index beside = kBlock * ld * static_cast<index>(sizeof(R));
-        right_.multiply(block, rs, count, i - first, Y, A.ahead(i + count, end, beside));
+        right_.multiply(block, rs, count, i - first, Y, A.ahead(i + count, beside));
       } else {
         const R *wide = wide_rows(block, A.depth(), count, rs);
         right_.multiply(wide, rs, count, i - first, Y, {});
@@ -185,7 +183,7 @@ void gram_by_blocks(const Rows &A, const Small<wide_t<T>> &P, index b_cols, Prep
     R *Y = scratch<R>(kBlock * ld, 1), *B = scratch<R>(kBlock * ldb, 3);
     for (index first = chunks.first(c); first < chunks.last(c); first += kBlock) {
       const index rows = std::min(kBlock, chunks.last(c) - first);
-      product(A, first, first + rows, chunks.last(c), Y);
+      product(A, first, first + rows, Y);
       prepare(first, rows, Y, B);
       for (index q = 0; q < ld; q += panel) {
         const R *Yq = Y + q * kBlock;

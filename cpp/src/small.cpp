@@ -97,6 +97,55 @@ LOWLA_CLONES void rank2_dots_real(const double *a, const double *x, const double
   }
 }
 
+/// Columns z_c <- z_c - beta (v . z_c) v, kColumns of them in two sweeps over v.
+LOWLA_CLONES void reflect_real(double beta, const double *v, double *z, index stride, index n) {
+  eight acc[kColumns] = {};
+  const index whole = n / 8 * 8;
+  for (index i = 0; i < whole; i += 8) {
+    const eight vi = *reinterpret_cast<const eight *>(v + i);
+#pragma GCC unroll 4
+    for (int c = 0; c < kColumns; ++c)
+      acc[c] += vi * *reinterpret_cast<const eight *>(z + c * stride + i);
+  }
+  double factor[kColumns];
+#pragma GCC unroll 4
+  for (int c = 0; c < kColumns; ++c) {
+    const eight s = acc[c];
+    factor[c] = ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+    for (index k = whole; k < n; ++k)
+      factor[c] += v[k] * z[c * stride + k];
+    factor[c] *= -beta;
+    for (index k = whole; k < n; ++k)
+      z[c * stride + k] += factor[c] * v[k];
+  }
+  for (index i = 0; i < whole; i += 8) {
+    const eight vi = *reinterpret_cast<const eight *>(v + i);
+#pragma GCC unroll 4
+    for (int c = 0; c < kColumns; ++c)
+      *reinterpret_cast<eight *>(z + c * stride + i) += factor[c] * vi;
+  }
+}
+
+/// C (kStripRows x kColumns, columns ldc apart) = A (kStripRows x n, columns lda apart) B.
+constexpr index kStripRows = 16;
+LOWLA_CLONES void multiply_strip(const double *A, index lda, const double *B, index ldb, index n,
+                                 double *C, index ldc) {
+  eight acc[kColumns][2] = {};
+  for (index k = 0; k < n; ++k) {
+    const eight low = *reinterpret_cast<const eight *>(A + k * lda);
+    const eight high = *reinterpret_cast<const eight *>(A + k * lda + 8);
+#pragma GCC unroll 4
+    for (int c = 0; c < kColumns; ++c) {
+      acc[c][0] += B[c * ldb + k] * low;
+      acc[c][1] += B[c * ldb + k] * high;
+    }
+  }
+  for (int c = 0; c < kColumns; ++c) {
+    *reinterpret_cast<eight *>(C + c * ldc) = acc[c][0];
+    *reinterpret_cast<eight *>(C + c * ldc + 8) = acc[c][1];
+  }
+}
+
 /// x^H y
 LOWLA_CLONES void dot_pairs(const double *x, const double *y, index n, double out[2]) {
   double re[8] = {}, im[8] = {};
@@ -170,6 +219,18 @@ void rank2_dots(const complex *x, const complex *y, complex *z, index stride, co
     out[j] = dot(z + j * stride, v, m);
   }
 }
+/// The m columns z_j <- z_j - beta (v^H z_j) v, each of n numbers.
+void reflect_columns(double beta, const double *v, double *z, index stride, index n, index m) {
+  index j = 0;
+  for (; j + kColumns <= m; j += kColumns)
+    reflect_real(beta, v, z + j * stride, stride, n);
+  for (; j < m; ++j)
+    axpy_real(-beta * dot_real(v, z + j * stride, n), v, z + j * stride, n);
+}
+void reflect_columns(double beta, const complex *v, complex *z, index stride, index n, index m) {
+  for (index j = 0; j < m; ++j)
+    axpy(-beta * dot(v, z + j * stride, n), v, z + j * stride, n);
+}
 double norm2(const double *x, index n) { return dot_real(x, x, n); }
 double norm2(const complex *x, index n) { return dot_real(pairs(x), pairs(x), 2 * n); }
 
@@ -226,15 +287,14 @@ template <class S> struct Tridiagonal {
   /// Z <- Q Z.
   void apply(const Small<S> &A, Small<S> &Z) const {
     const index n = A.rows;
-    for (index j = 0; j < Z.cols; ++j) {
-      S *z = Z.col(j);
+    for (index j = 0; j < Z.cols; ++j)
       for (index i = 0; i < n; ++i)
-        z[i] *= phase[i];
+        Z(i, j) *= phase[i];
+    for (index j = 0; j < Z.cols; j += kColumns) {
+      const index columns = std::min<index>(kColumns, Z.cols - j);
       for (index k = n - 2; k >= 0; --k)
-        if (beta[k] > 0) {
-          const S *v = A.col(k) + k + 1;
-          axpy(-beta[k] * dot(v, z + k + 1, n - k - 1), v, z + k + 1, n - k - 1);
-        }
+        if (beta[k] > 0)
+          reflect_columns(beta[k], A.col(k) + k + 1, Z.col(j) + k + 1, n, n - k - 1, columns);
     }
   }
 
@@ -243,12 +303,8 @@ template <class S> struct Tridiagonal {
     const index n = A.rows;
     for (index k = n - 1; k >= 0; --k) {
       if (k + 1 < n && beta[k] > 0) {
-        const S *v = A.col(k) + k + 1;
         const index m = n - k - 1;
-        for (index j = 0; j < m; ++j) {
-          S *q = A.col(k + 1 + j) + k + 1;
-          axpy(-beta[k] * dot(v, q, m), v, q, m);
-        }
+        reflect_columns(beta[k], A.col(k) + k + 1, A.col(k + 1) + k + 1, n, m, m);
       }
       std::fill(A.col(k), A.col(k) + n, S(0));
       A(k, k) = S(1);
@@ -789,6 +845,18 @@ template <class S> void complete_columns(Small<S> &U, const std::vector<index> &
 
 template <class S> Small<S> multiply(const Small<S> &A, const Small<S> &B) {
   Small<S> C(A.rows, B.cols);
+  if constexpr (std::is_same_v<S, double>)
+    if (A.rows >= kStripRows && B.cols >= kColumns) {
+      // The last strips overlap those before.
+      for (index i = 0; i < A.rows; i += kStripRows)
+        for (index j = 0; j < B.cols; j += kColumns) {
+          const index row = std::min(i, A.rows - kStripRows);
+          const index col = std::min<index>(j, B.cols - kColumns);
+          multiply_strip(A.col(0) + row, A.rows, B.col(col), B.rows, A.cols, C.col(col) + row,
+                         C.rows);
+        }
+      return C;
+    }
   for (index j = 0; j < B.cols; ++j)
     for (index k = 0; k < A.cols; ++k)
       if (B(k, j) != S(0))

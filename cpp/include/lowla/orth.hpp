@@ -60,19 +60,37 @@ public:
   void orthonormalise_against(Panel &W, const Panels &P, const Panels &recent = {},
                               const Small<Wide> *first = nullptr) {
     constexpr int kMaxRounds = 5;
-    for (int round = 0; round < kMaxRounds; ++round) {
-      const bool known = round == 0 && first != nullptr;
-      const Small<Wide> H = known ? *first : Device::coefficients(P, W);
-      Device::subtract(W, known ? recent : P, H);
-      const int rounds = round == 0 ? 1 : 2; // what the first leaves, the next one repairs
-      if (!cholesky_qr(W, nullptr, rounds))
+    const Panels none;
+    Small<Wide> G = first != nullptr
+                        ? Device::update(W, recent, *first, nullptr, &none)
+                        : Device::update(W, P, Device::coefficients(P, W), nullptr, &none);
+    const index d = W.cols;
+    for (int round = 1; round < kMaxRounds; ++round) {
+      // What one round of CholeskyQR and the projection leave, the next ones repair.
+      Triangle triangle;
+      const bool regular = factorise(std::move(G), triangle);
+      if (!regular)
         by_levels(W);
+      const Small<Wide> products =
+          Device::update(W, none, {}, regular ? &triangle.inverse : nullptr, &P);
+      const Small<Wide> H = products.row_block(0, products.rows - d);
+      // By Pythagoras W^H W is known before W is projected (Carson, Lund, Rozloznik, SIAM J. Matrix
+      // Anal. Appl. 42, 2021, section 3); H is small by now.
+      G = products.row_block(products.rows - d, d);
+      const Small<Wide> HH = small::multiply(small::adjoint(H), H);
+      for (std::size_t i = 0; i < G.data.size(); ++i)
+        G.data[i] -= HH.data[i];
+      const bool known = factorise(G, triangle);
+      Device::update(W, P, H, known ? &triangle.inverse : nullptr, nullptr);
+      if (!known || triangle.pivot <= kPivotEasy)
+        orthonormalise(W);
       // Twice is enough, unless replaced directions had large components in P.
       double largest = 0;
       for (const Wide &h : H.data)
         largest = std::max(largest, std::abs(h));
-      if (round > 0 && largest < 1e-3)
+      if (largest < 1e-3)
         break;
+      G = Device::gram(W);
     }
   }
 
@@ -85,36 +103,50 @@ private:
   /// Eigenvalues of a scaled Gram matrix that count as well determined, relative to the largest.
   static constexpr double kWellDetermined = kSingle ? 1e-5 : 1e-8;
 
-  /// One or two rounds; false (Y untouched or better conditioned) where the pivots are too small.
-  bool cholesky_qr(Panel &Y, Small<Wide> *R, int rounds = 2) {
-    const index d = Y.cols;
-    for (int round = 0; round < rounds; ++round) {
-      Small<Wide> G = Device::gram(Y);
-      std::vector<double> norms(static_cast<std::size_t>(d));
-      for (index j = 0; j < d; ++j) {
-        norms[j] = std::sqrt(real_of(G(j, j)));
-        if (!(norms[j] > kTinyNorm) || !std::isfinite(norms[j]))
-          return false;
-      }
-      for (index j = 0; j < d; ++j)
-        for (index i = 0; i < d; ++i)
-          G(i, j) /= norms[i] * norms[j];
-      if (!small::cholesky(G, kPivotFloor))
+  /// G = R^H R.
+  struct Triangle {
+    Small<Wide> R, inverse;
+    double pivot = 1.0; ///< the smallest of the scaled G
+  };
+
+  /// False where the pivots are too small for CholeskyQR, or G has left the range of the type.
+  static bool factorise(Small<Wide> G, Triangle &out) {
+    const index d = G.cols;
+    std::vector<double> norms(static_cast<std::size_t>(d));
+    for (index j = 0; j < d; ++j) {
+      norms[j] = std::sqrt(real_of(G(j, j)));
+      if (!(norms[j] > kTinyNorm) || !std::isfinite(norms[j]))
         return false;
-      double pivot = 1.0;
-      for (index j = 0; j < d; ++j)
-        pivot = std::min(pivot, abs2(G(j, j)));
-      Small<Wide> inverse = G;
-      small::invert_upper(inverse);
-      for (index j = 0; j < d; ++j)
-        for (index i = 0; i < d; ++i) {
-          inverse(i, j) /= norms[i];
-          G(i, j) *= norms[j];
-        }
-      Device::multiply_right(Y, inverse);
+    }
+    for (index j = 0; j < d; ++j)
+      for (index i = 0; i < d; ++i)
+        G(i, j) /= norms[i] * norms[j];
+    if (!small::cholesky(G, kPivotFloor))
+      return false;
+    out.pivot = 1.0;
+    for (index j = 0; j < d; ++j)
+      out.pivot = std::min(out.pivot, abs2(G(j, j)));
+    out.inverse = G;
+    small::invert_upper(out.inverse);
+    for (index j = 0; j < d; ++j)
+      for (index i = 0; i < d; ++i) {
+        out.inverse(i, j) /= norms[i];
+        G(i, j) *= norms[j];
+      }
+    out.R = std::move(G);
+    return true;
+  }
+
+  /// One or two rounds; false (Y untouched or better conditioned) where the pivots are too small.
+  bool cholesky_qr(Panel &Y, Small<Wide> *R) {
+    Triangle triangle;
+    for (int round = 0; round < 2; ++round) {
+      if (!factorise(Device::gram(Y), triangle))
+        return false;
+      Device::multiply_right(Y, triangle.inverse);
       if (R != nullptr)
-        *R = round == 0 ? G : small::multiply(G, *R);
-      if (pivot > kPivotEasy)
+        *R = round == 0 ? triangle.R : small::multiply(triangle.R, *R);
+      if (triangle.pivot > kPivotEasy)
         break;
     }
     return true;

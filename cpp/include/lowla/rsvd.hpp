@@ -442,11 +442,14 @@ private:
       Panel W(A_->n, X.cols);
       double norm2 = 0;
       double *norm_wanted = iteration == 0 ? &norm2 : nullptr;
+      Small<Wide> column;
+      bool has_column = false;
       if (keep_products) {
         basis.Y.emplace_back(A_->m, X.cols);
         basis.y.push_back(&basis.Y.back());
         if (request_.tol > 0 || !last_of_plan)
-          A_->normal(X, &basis.Y.back(), W, norm_wanted);
+          has_column = A_->normal_and_products(X, basis.Y.back(), W, norm_wanted,
+                                               Basis::recent(basis.y), column);
         else
           A_->multiply(X, basis.Y.back(), norm_wanted);
       } else {
@@ -454,11 +457,11 @@ private:
       }
       if (iteration == 0)
         check_range(norm2);
-      Small<Wide> column;
       {
         const SmallWork timed(small_seconds_);
-        column = keep_products ? Device::coefficients(Basis::recent(basis.y), *basis.y.back())
-                               : Device::coefficients(Basis::recent(basis.p), W);
+        if (!has_column)
+          column = keep_products ? Device::coefficients(Basis::recent(basis.y), *basis.y.back())
+                                 : Device::coefficients(Basis::recent(basis.p), W);
         basis.extend_products(column);
       }
       if (!std::isfinite(basis.captured))
@@ -501,15 +504,17 @@ private:
             Result &result) {
     const Small<Wide> leading = E.columns(0, k);
     Panel B;
+    Small<Wide> G;
     if (basis.y.empty()) {
       B = Panel(A_->m, k);
       A_->multiply(Device::combine(basis.p, leading), B);
+      G = Device::coefficients({&B}, B);
     } else {
-      B = Device::combine(basis.y, leading);
+      B = Device::combine(basis.y, leading, &G);
     }
     {
       const SmallWork timed(small_seconds_);
-      if (!finish_nearly_orthogonal(basis, std::move(B), leading, result))
+      if (!finish_nearly_orthogonal(basis, std::move(B), std::move(G), leading, result))
         return false;
     }
     const bool more = k < static_cast<index>(lambda.size());
@@ -532,10 +537,11 @@ private:
     return k;
   }
 
-  /// B = A V with nearly orthogonal columns, V = P E: the SVD of B by its scaled Cholesky factor.
-  bool finish_nearly_orthogonal(const Basis &basis, Panel B, const Small<Wide> &E, Result &result) {
+  /// B = A V with nearly orthogonal columns, V = P E, G = B^H B: the SVD of B by its scaled
+  /// Cholesky factor.
+  bool finish_nearly_orthogonal(const Basis &basis, Panel B, Small<Wide> G, const Small<Wide> &E,
+                                Result &result) {
     const index k = E.cols;
-    Small<Wide> G = Device::coefficients({&B}, B);
     std::vector<double> norms(static_cast<std::size_t>(k));
     for (index j = 0; j < k; ++j) {
       norms[j] = std::sqrt(real_of(G(j, j)));
@@ -893,7 +899,7 @@ private:
     Small<Wide> shifted = root;
     for (Wide &x : shifted.data)
       x *= shift;
-    Panel B = Device::combine({&Y, &X}, stack(root, shifted));
+    Panel B = Device::combine({&Y, &X}, small::stack(root, shifted));
     const Small<Wide> R = orth_.qr(B);
     Small<Wide> Ur, W;
     std::vector<double> s;
@@ -924,17 +930,6 @@ private:
     for (index j = 0; j < A.cols; ++j)
       sum += real_of(A(j, j));
     return sum;
-  }
-
-  static Small<Wide> stack(const Small<Wide> &A, const Small<Wide> &B) {
-    Small<Wide> out(A.rows + B.rows, A.cols);
-    for (index j = 0; j < A.cols; ++j) {
-      for (index i = 0; i < A.rows; ++i)
-        out(i, j) = A(i, j);
-      for (index i = 0; i < B.rows; ++i)
-        out(A.rows + i, j) = B(i, j);
-    }
-    return out;
   }
 
   /// Rayleigh-Ritz on the block Krylov subspace of A itself.

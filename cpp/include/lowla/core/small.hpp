@@ -62,6 +62,16 @@ namespace small {
 
 inline constexpr index kLapackOrder = 256;
 
+/// One above the other.
+template <class S> Small<S> stack(const Small<S> &upper, const Small<S> &lower) {
+  Small<S> out(upper.rows + lower.rows, lower.cols);
+  for (index j = 0; j < out.cols; ++j) {
+    std::copy(upper.col(j), upper.col(j) + upper.rows, out.col(j));
+    std::copy(lower.col(j), lower.col(j) + lower.rows, out.col(j) + upper.rows);
+  }
+  return out;
+}
+
 template <class S> Small<S> multiply(const Small<S> &A, const Small<S> &B);
 template <class S> Small<S> adjoint(const Small<S> &A);
 

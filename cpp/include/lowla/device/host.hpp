@@ -8,6 +8,7 @@
 //     multiply(X, Y, norm2)         Y = A X           one read of A
 //     multiply_adjoint(Y, Z, norm2) Z = A^H Y         one read of A
 //     normal(X, Y, Z, norm2)        Y = A X, Z = A^H Y   one read of A for both where it is stored
+//     normal_and_products(..)       the same with coefficients(P, Y), where the loop can hold them
 //     scan(finite)                  max |a_ij|, and whether all entries are finite
 //     rescale(s)                    from now on the matrix stands for s A
 //   fill_normal, fill_sjlt, set_identity         start blocks, addressed by (key, stream, row, col)
@@ -15,8 +16,10 @@
 //   coefficients(P, W)            the same, short sums in working precision: for projections, which
 //                                 are done twice, and products that hold rounding already
 //   subtract(W, P, H)             W -= sum_i P_i H_i
-//   combine(P, E)                 sum_i P_i E_i
+//   combine(P, E, G)              W = sum_i P_i E_i, and G = coefficients({W}, W) where wanted
 //   multiply_right(Y, M)          Y <- Y M in place, M square
+//   update(W, P, H, M, Q)         W <- (W - sum_i P_i H_i) M, and of the new W the stacked
+//                                 coefficients(Q, W), gram(W): one read of all
 //   residual_norm2(A, U, s, V)    ||A - U diag(s) V^H||_F^2, measured, one read of A
 //
 // Reductions over rows run over a partition that depends on the sizes alone, and partial sums are
@@ -42,7 +45,7 @@ template <class T> struct Host {
   using Panel = lowla::Panel<T>;
   using Panels = std::vector<const Panel *>;
 
-  using Matrix = lowla::Matrix<Panel, R>;
+  using Matrix = lowla::Matrix<Panel, R, Wide>;
 
   static std::unique_ptr<Matrix> dense(MatrixView<T> A);
   template <class I> static std::unique_ptr<Matrix> csr(CsrView<T, I> A);
@@ -59,8 +62,11 @@ template <class T> struct Host {
   static Small<Wide> coefficients(const Panels &P, const Panel &W);
   static Small<Wide> gram(const Panel &Y);
   static void subtract(Panel &W, const Panels &P, const Small<Wide> &H);
-  static Panel combine(const Panels &P, const Small<Wide> &E);
+  static Panel combine(const Panels &P, const Small<Wide> &E, Small<Wide> *G = nullptr);
   static void multiply_right(Panel &Y, const Small<Wide> &M);
+  /// M may be null: I. Q may be null: no products are wanted.
+  static Small<Wide> update(Panel &W, const Panels &P, const Small<Wide> &H, const Small<Wide> *M,
+                            const Panels *Q);
   /// For each column the entry of largest magnitude, the first of equals.
   static std::vector<Wide> peaks(const Panel &P);
   /// out(i, j) = P(i, j) factor(j) for the caller's array.

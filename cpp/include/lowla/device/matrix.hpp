@@ -2,6 +2,7 @@
 #pragma once
 
 #include "lowla/core/scalar.hpp"
+#include "lowla/core/small.hpp"
 
 #include <chrono>
 #include <memory>
@@ -9,7 +10,7 @@
 
 namespace lowla {
 
-template <class Panel, class R> class Matrix {
+template <class Panel, class R, class Wide> class Matrix {
 public:
   index m = 0, n = 0;
   index reads = 0;    ///< passes over A so far
@@ -27,6 +28,15 @@ public:
     }
     multiply(X, *Y, norm2);
     multiply_adjoint(*Y, Z);
+  }
+  /// The same, Y wanted, with `products` = the device's coefficients(P, Y), Y being one of P or
+  /// not. False where the loop over A cannot hold them: there are none then.
+  virtual bool normal_and_products(const Panel &X, Panel &Y, Panel &Z, double *norm2,
+                                   const std::vector<const Panel *> &P, Small<Wide> &products) {
+    (void)P;
+    (void)products;
+    normal(X, &Y, Z, norm2);
+    return false;
   }
   virtual double scan(bool &finite) = 0;
   virtual void rescale(R factor) = 0;

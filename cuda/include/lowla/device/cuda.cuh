@@ -46,7 +46,7 @@ template <class T, class Runtime> struct Cuda {
   };
   using Panels = std::vector<const Panel *>;
 
-  using Matrix = lowla::Matrix<Panel, R>;
+  using Matrix = lowla::Matrix<Panel, R, Wide>;
 
   /// The views point to device memory.
   static std::unique_ptr<Matrix> dense(MatrixView<T> A);
@@ -68,8 +68,20 @@ template <class T, class Runtime> struct Cuda {
   /// The same: double precision is fast where this runs.
   static Small<Wide> coefficients(const Panels &P, const Panel &W) { return inner(P, W); }
   static void subtract(Panel &W, const Panels &P, const Small<Wide> &H);
-  static Panel combine(const Panels &P, const Small<Wide> &E);
+  static Panel combine(const Panels &P, const Small<Wide> &E, Small<Wide> *G = nullptr);
   static void multiply_right(Panel &Y, const Small<Wide> &M) { Y = combine({&Y}, M); }
+  static Small<Wide> update(Panel &W, const Panels &P, const Small<Wide> &H, const Small<Wide> *M,
+                            const Panels *Q) {
+    if (!P.empty())
+      subtract(W, P, H);
+    if (M != nullptr)
+      multiply_right(W, *M);
+    if (Q == nullptr)
+      return {};
+    Panels all = *Q;
+    all.push_back(&W);
+    return inner(all, W);
+  }
   static std::vector<Wide> peaks(const Panel &P);
   static void store(const Panel &P, const std::vector<Wide> &factor, T *out, index rs, index cs,
                     bool conjugate);

@@ -183,9 +183,12 @@ void Cuda<T, Runtime>::subtract(Panel &W, const Panels &P, const Small<Wide> &H)
 }
 
 template <class T, class Runtime>
-typename Cuda<T, Runtime>::Panel Cuda<T, Runtime>::combine(const Panels &P, const Small<Wide> &E) {
+typename Cuda<T, Runtime>::Panel Cuda<T, Runtime>::combine(const Panels &P, const Small<Wide> &E,
+                                                           Small<Wide> *G) {
   Panel out(P.front()->rows, E.cols);
   cuda_detail::add_products<T, Runtime>(out, P, E, T(1), T(0));
+  if (G != nullptr)
+    *G = gram(out);
   return out;
 }
 
