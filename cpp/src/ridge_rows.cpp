@@ -23,6 +23,8 @@ constexpr index kGramEntries = 64;
 constexpr index kTileNumbers = 1 << 16;
 /// Taken off again by the refinement of `solve`; keeps singular systems apart from zero pivots.
 constexpr double kFloor = 16 * kEps;
+/// Entries of a row up to which the dual's matrix takes less work than steps of conjugate gradients.
+constexpr index kDualEntries = 16;
 /// Coordinate descent: cycles at most, and the change of a coordinate, relative to the largest, at
 /// which it ends.
 constexpr index kCycles = 200;
@@ -351,14 +353,16 @@ private:
 template <class S>
 double cg_rows(const RowProblem<S> &problem, double ridge, index steps, Factor &out) {
   const index k = problem.F.cols;
+  // Without a ridge, rows with fewer entries than unknowns have a solution by the dual only.
+  const index dual = ridge > 0 ? std::min(k - 1, kDualEntries) : k - 1;
   return sum_chunks(problem.entries, [&](index first, index last) {
     Tiles<S> tiles = tiles_for_products(problem);
     GradientRow<S> gradients(tiles, ridge);
     ShortRows<S> short_rows(k, tiles.ldt);
     double squares = 0;
     for (index i = first; i < last; ++i)
-      squares += problem.entries.count(i) < k ? short_rows.add(tiles, i, ridge, out)
-                                              : gradients.solve(i, steps, out.row(i));
+      squares += problem.entries.count(i) <= dual ? short_rows.add(tiles, i, ridge, out)
+                                                  : gradients.solve(i, steps, out.row(i));
     return squares + short_rows.solve(tiles, ridge, out);
   });
 }

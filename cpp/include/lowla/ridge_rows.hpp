@@ -6,7 +6,8 @@
 //   c k^2 / 2 + k^3 / 6 multiply-adds for c entries. Rows with c < k go through the c x c matrix of
 //   the dual, whose limit at ridge = 0 is the least-squares solution of minimum norm.
 // cg: steps of conjugate gradients from the present u, preconditioned by the diagonal of the Gram
-//   matrix, which is never formed; 2 c k multiply-adds a step. Rows with c < k as above.
+//   matrix, which is never formed; 2 c k multiply-adds a step. Rows with c < k as above where that
+//   is less work, and always at ridge = 0.
 // nonnegative: u >= 0 by coordinate descent on the Gram matrix (Cichocki, Phan, IEICE Trans.
 //   Fundamentals E92-A, 2009; Franc, Hlavac, Navara, CAIP 2005).
 // Everything is summed in double. Memory: a tile of the entries of a row and k^2 numbers a thread.

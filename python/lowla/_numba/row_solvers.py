@@ -10,7 +10,8 @@ k unknowns, as many equations as the row has entries. Three solvers:
 - cg: some steps of conjugate gradients from the present u, preconditioned by the diagonal of the
   Gram matrix, which is never formed; 2 c k multiply-adds a step. In the principal axes of F (where
   F^T F is diagonal) the row's Gram matrix is nearly diagonal for random patterns, so that few steps
-  do (`alternating.Fit.rebalance`). Rows with c < k as above.
+  do (`alternating.Fit.rebalance`). Rows with c < k as above where that is less work, and always at
+  lam = 0.
 - nonnegative: u >= 0 by coordinate descent on the Gram matrix (Cichocki, Phan 2009, "Fast local
   algorithms for large scale nonnegative matrix and tensor factorizations"; Franc, Hlavac, Navara
   2005, "Sequential coordinate-wise algorithm for the non-negative least squares problem").
@@ -28,6 +29,7 @@ from .observations import Layout
 from .philox import njit
 
 _EPS = float(np.finfo(np.float64).eps)
+_DUAL_ENTRIES = 16  # of a row, up to which the dual's matrix is less work than cg
 _DESCENT_CYCLES = 200  # of coordinate descent a row, at most
 _DESCENT_ACCURACY = 1e-14  # of a coordinate's change, relative to the largest coordinate
 
@@ -277,11 +279,12 @@ def _descend(
 ) -> None:
     """Preconditioned conjugate gradients for each row; short rows are solved exactly."""
     k = F.shape[1]
+    dual = min(k - 1, _DUAL_ENTRIES) if lam > 0.0 else k - 1
     G, L, b = np.empty((k, k)), np.empty((k, k)), np.empty(k)
     r, p, q, d = np.empty(k), np.empty(k), np.empty(k), np.empty(k)
     for i in range(first, last):
         begin, end, u = indptr[i], indptr[i + 1], out[i]
-        if end - begin < k:
+        if end - begin <= dual:
             _exact_row(begin, end, indices, values, weights, offset, F, lam, G, L, b, u)
             continue
         _gradient(begin, end, indices, values, weights, offset, F, u, r, d)
