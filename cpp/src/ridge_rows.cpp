@@ -23,7 +23,8 @@ constexpr index kGramEntries = 64;
 constexpr index kTileNumbers = 1 << 16;
 /// Taken off again by the refinement of `solve`; keeps singular systems apart from zero pivots.
 constexpr double kFloor = 16 * kEps;
-/// Entries of a row up to which the dual's matrix takes less work than steps of conjugate gradients.
+/// Entries of a row up to which the dual's matrix takes less work than steps of conjugate
+/// gradients.
 constexpr index kDualEntries = 16;
 /// Coordinate descent: cycles at most, and the change of a coordinate, relative to the largest, at
 /// which it ends.
@@ -88,7 +89,7 @@ private:
     const auto &o = problem_.entries;
     simd::factors<S>().gather(problem_.F.row(0), problem_.F.ld, problem_.offset, k, o.indices + at,
                               o.values + at, o.weights == nullptr ? nullptr : o.weights + at, size,
-                              tile_, ldt);
+                              static_cast<index>(o.indptr[o.m]) - at - size, tile_, ldt);
   }
 
   const RowProblem<S> &problem_;

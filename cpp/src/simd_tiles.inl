@@ -6,18 +6,18 @@
 namespace lowla::simd::LOWLA_SIMD_NAMESPACE {
 
 /// Entries whose rows of the factor are on their way from memory.
-constexpr index kEntriesAhead = 12;
+constexpr index kEntriesAhead = 16;
 
 template <class S, bool kWeighted, bool kOffset>
 LOWLA_INLINE void gather_rows(const double *V, index ld, const double *offset, index k,
                               const std::int32_t *rows, const S *values, const double *weights,
-                              index count, double *tile, index ldt) {
+                              index count, index follow, double *tile, index ldt) {
   constexpr index W = kDoubles;
   for (index e = 0; e < count; ++e) {
-    if (e + kEntriesAhead < count) {
+    if (e + kEntriesAhead < count + follow) {
       const double *next = V + rows[e + kEntriesAhead] * ld;
       for (index j = 0; j < ld; j += kLineBytes / 8)
-        near(next + j);
+        __builtin_prefetch(next + j);
     }
     const double *v = V + rows[e] * ld;
     double *t = tile + e * ldt;
@@ -34,15 +34,16 @@ LOWLA_INLINE void gather_rows(const double *V, index ld, const double *offset, i
 
 template <class S>
 void gather_tile(const double *V, index ld, const double *offset, index k, const std::int32_t *rows,
-                 const S *values, const double *weights, index count, double *tile, index ldt) {
+                 const S *values, const double *weights, index count, index follow, double *tile,
+                 index ldt) {
   if (weights != nullptr && offset != nullptr)
-    gather_rows<S, true, true>(V, ld, offset, k, rows, values, weights, count, tile, ldt);
+    gather_rows<S, true, true>(V, ld, offset, k, rows, values, weights, count, follow, tile, ldt);
   else if (weights != nullptr)
-    gather_rows<S, true, false>(V, ld, offset, k, rows, values, weights, count, tile, ldt);
+    gather_rows<S, true, false>(V, ld, offset, k, rows, values, weights, count, follow, tile, ldt);
   else if (offset != nullptr)
-    gather_rows<S, false, true>(V, ld, offset, k, rows, values, weights, count, tile, ldt);
+    gather_rows<S, false, true>(V, ld, offset, k, rows, values, weights, count, follow, tile, ldt);
   else
-    gather_rows<S, false, false>(V, ld, offset, k, rows, values, weights, count, tile, ldt);
+    gather_rows<S, false, false>(V, ld, offset, k, rows, values, weights, count, follow, tile, ldt);
 }
 
 constexpr int kGramRows = LOWLA_VECTOR_BYTES == 64 ? 8 : 4;

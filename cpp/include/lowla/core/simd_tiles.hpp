@@ -22,9 +22,10 @@ inline constexpr index kSystems = 8;
 template <class S> struct FactorKernels {
   /// Rows w_e^1/2 (v, value - offset) of a tile, zeros behind up to ldt > k. Rows of V are padded
   /// with zeros to ld, a whole multiple of kTilePad; weights and offsets (one for each row of V)
-  /// may be null.
+  /// may be null. `follow` more of `rows` are those of the next tiles.
   void (*gather)(const double *V, index ld, const double *offset, index k, const std::int32_t *rows,
-                 const S *values, const double *weights, index count, double *tile, index ldt);
+                 const S *values, const double *weights, index count, index follow, double *tile,
+                 index ldt);
 };
 
 struct TileKernels {
