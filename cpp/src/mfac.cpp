@@ -440,8 +440,8 @@ struct RowGram {
     std::fill(P + rows * ld, P + padded_rows * ld, 0.0);
     for (index k = first; k < last; k += depth) {
       const index n = std::min(depth, last - k), units = round_up(n, kUnit);
+      widen_rows(G, 0, rows, k, n, P, ld);
       for (index i = 0; i < rows; ++i) {
-        widen_rows(G, i, i + 1, k, n, P + i * ld, ld);
         if (mask != nullptr)
           multiply_by(mask + k, n, P + i * ld);
         std::fill(P + i * ld + n, P + i * ld + units, 0.0);

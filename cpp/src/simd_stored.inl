@@ -55,6 +55,8 @@ void widen(const S *A, index rs, index m, index n, double *out, index ld, const 
     for (; k + kLine <= n; k += kLine) {
       if (next != nullptr)
         near(next + r * rs + k);
+      if (r + 1 < m) // rows lie far apart: no hardware foresees the next one
+        __builtin_prefetch(a + rs + k);
 #pragma GCC unroll 8
       for (index j = 0; j < kLine; j += kDoubles)
         store(o + k + j, wide(a + k + j));
@@ -141,46 +143,65 @@ void combine(const S *A, index rs, index m, index n, const double *y, double *z)
 
 // --- the Gram matrix of rows ---
 
-/// Rows of a tile: kGramI times kGramJ sums, and kGramI + 1 vectors of rows, in registers.
-constexpr int kGramI = LOWLA_VECTOR_BYTES == 64 ? 4 : 3;
-constexpr int kGramJ = LOWLA_VECTOR_BYTES == 64 ? 6 : 4;
+/// A tile: kGramI times kGramJ sums, kGramI vectors of rows and one more, in registers.
+constexpr int kGramI = 3;
+constexpr int kGramJ = LOWLA_VECTOR_BYTES == 64 ? 8 : 4;
 static_assert(GramKernels::kRows % kGramI == 0 && GramKernels::kRows % kGramJ == 0);
 
-/// K(i, j) += P(i, :) Q(j, :)
+/// Keeps compilers from loading v anew for each of its uses.
+LOWLA_INLINE void in_register(vec<double> &v) {
+#if defined(__AVX512F__)
+  __asm__("" : "+v"(v));
+#elif defined(__SSE2__)
+  __asm__("" : "+x"(v));
+#else
+  (void)v;
+#endif
+}
+
+/// to[v] += the sum of the lanes of sum[v], v < kGramJ.
+LOWLA_INLINE void add_lane_sums(const vec<double> (&sum)[kGramJ], double *to) {
+  constexpr int W = static_cast<int>(kDoubles);
+#pragma GCC unroll 4
+  for (int first = 0; first < kGramJ; first += W) {
+    vec<double> s[W];
+#pragma GCC unroll 8
+    for (int v = 0; v < W; v += 2)
+      s[v / 2] = joined<1, double>(sum[first + v], sum[first + v + 1]);
+    if constexpr (W >= 4) {
+#pragma GCC unroll 8
+      for (int v = 0; v < W / 2; v += 2)
+        s[v / 2] = joined<2, double>(s[v], s[v + 1]);
+    }
+    if constexpr (W >= 8)
+      s[0] = joined<4, double>(s[0], s[1]);
+    store(to + first, load(to + first) + s[0]);
+  }
+}
+
+/// K(i, j) += P(i, :) Q(j, :), j < NJ.
+template <int NJ>
 LOWLA_INLINE void gram_tile(const double *P, const double *Q, index ld, index depth, double *K,
                             index ldk) {
-  constexpr index W = kDoubles;
   for (int i = 0; i < kGramI; ++i) // K of many rows is not in cache
     __builtin_prefetch(K + i * ldk, 1, 2);
   vec<double> sum[kGramI][kGramJ] = {};
-  for (index k = 0; k < depth; k += W) {
+  for (index k = 0; k < depth; k += kDoubles) {
     vec<double> p[kGramI];
     for (int i = 0; i < kGramI; ++i)
       p[i] = load(P + i * ld + k);
 #pragma GCC unroll 8
-    for (int j = 0; j < kGramJ; ++j) {
-      const vec<double> q = load(Q + j * ld + k);
+    for (int j = 0; j < NJ; ++j) {
+      vec<double> q = load(Q + j * ld + k);
+      in_register(q);
+#pragma GCC unroll 4
       for (int i = 0; i < kGramI; ++i)
         sum[i][j] += p[i] * q;
     }
   }
-  // Sums of W vectors at a time: kGramI kGramJ is a multiple of it.
-  vec<double> *all = &sum[0][0];
 #pragma GCC unroll 4
-  for (int g = 0; g < kGramI * kGramJ; g += static_cast<int>(W)) {
-    vec<double> s[W];
-    for (int v = 0; v < W; ++v)
-      s[v] = all[g + v];
-    for (int v = 0; v < W; v += 2)
-      s[v / 2] = joined<1, double>(s[v], s[v + 1]);
-    if constexpr (W >= 4)
-      for (int v = 0; v < W / 2; v += 2)
-        s[v / 2] = joined<2, double>(s[v], s[v + 1]);
-    if constexpr (W >= 8)
-      s[0] = joined<4, double>(s[0], s[1]);
-    for (int v = 0; v < W; ++v)
-      K[(g + v) / kGramJ * ldk + (g + v) % kGramJ] += s[0][v];
-  }
+  for (int i = 0; i < kGramI; ++i)
+    add_lane_sums(sum[i], K + i * ldk);
 }
 
 /// Rows whose tiles stay in the second-level cache while the others pass by.
@@ -224,7 +245,11 @@ inline void gram_lower(const double *P, index ld, index depth, index first, inde
   LinesAhead next{ahead};
   for_gram_tiles(first, last, [&](index i, index j) __attribute__((always_inline)) {
     next.fetch(per_tile);
-    gram_tile(P + i * ld, P + j * ld, ld, depth, K + i * ldk + j, ldk);
+    double *to = K + i * ldk + j;
+    if (i + kGramI <= j + kGramJ / 2) // on the diagonal: half of the columns are above it
+      gram_tile<kGramJ / 2>(P + i * ld, P + j * ld, ld, depth, to, ldk);
+    else
+      gram_tile<kGramJ>(P + i * ld, P + j * ld, ld, depth, to, ldk);
   });
 }
 

@@ -162,10 +162,10 @@ struct RowsAhead {
 
 /// Products of the rows of one matrix with each other.
 struct GramKernels {
-  /// P and K have a multiple of so many rows, whatever they hold beyond the last.
-  static constexpr index kRows = 12;
+  /// P and K have a multiple of so many rows, and K as many columns, beyond the last: zeros in P.
+  static constexpr index kRows = 24;
   /// K(i, j) += P(i, :) P(j, :) for j <= i, first <= i < last (first a multiple of kRows), and some
-  /// more. Meanwhile `ahead` is brought to the second-level cache, evenly.
+  /// more up to the next multiples of kRows. Meanwhile `ahead` is brought to the second-level cache, evenly.
   void (*lower)(const double *P, index ld, index depth, index first, index last, double *K,
                 index ldk, RowsAhead ahead);
 };
