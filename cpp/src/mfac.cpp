@@ -1,8 +1,8 @@
 // Inverse-Fisher-vector products in main memory (see mfac.hpp).
 //
-// One vector: its columns by tiles of kTile, which stay in the first-level cache in double while
-// the rows of G pass by. Several vectors, the Gram matrix and the columns of L^-1 G: blocks of rows
-// are widened to double in cache, and the dense kernels do the rest.
+// One vector or several: their columns by tiles, which stay in cache in double while the rows of G
+// pass by. The Gram matrix and the columns of L^-1 G: blocks of rows are widened to double in
+// cache, and the dense kernels do the rest.
 #include "lowla/mfac.hpp"
 
 #include "lowla/core/blas.hpp"
@@ -31,11 +31,10 @@ constexpr index kUnit = simd::panel_unit<double>;
 constexpr index kTile = 4096;
 /// Numbers of a tile of several vectors: in the second-level cache.
 constexpr index kWideNumbers = 1 << 15;
-/// A widened block of G: in the first-level cache beside as many rows of the vectors.
-constexpr index kBlockRows = 24;
-constexpr index kBlockColumns = 128;
-constexpr index kBlockStride = kBlockColumns + kUnit;
-/// Rows of the small factor that are solved for together.
+/// Blocks of G that several vectors meet as they are stored: rows and columns in the second-level
+/// cache, so many columns of eight vectors, or so many rows of a strip of columns, in the first.
+constexpr index kDotsRows = 128, kDotsColumns = 512, kCombineRows = 12;
+/// Rows of the small factor that are solved for together, and of G that are widened together.
 constexpr index kRows = 24;
 /// Rows of U that are taken together.
 constexpr index kSlab = 512;
@@ -90,33 +89,6 @@ void near_row(const Gradients &G, index row, index first, index n) {
   });
 }
 
-/// f(row, rows, column - first, columns, block) for the blocks, widened, of the columns first ..
-/// first + n - 1. What follows, up to the column `end`, is brought near meanwhile.
-template <class F> void for_blocks(const Gradients &G, index first, index n, index end, F &&f) {
-  constexpr index kAhead = 4 * kBlockColumns;
-  double *block = scratch<double>(kBlockRows * kBlockStride, kWideSlot);
-  for (index i = 0; i < G.m; i += kBlockRows) {
-    const index rows = std::min(kBlockRows, G.m - i);
-    const bool wraps = i + 2 * kBlockRows > G.m; // those after it are not as many
-    for (index k = 0; k < n; k += kBlockColumns) {
-      const index columns = std::min(kBlockColumns, n - k);
-      index next = i, soon = first + k + kAhead;
-      if (k + kAhead >= n) {
-        next = wraps ? 0 : i + kBlockRows;
-        soon -= wraps ? 0 : n;
-      }
-      G.for_spans(first + k, first + k + columns,
-                  [&](const Shard &shard, index from, index count, index at) {
-                    const index next_first = soon - first - k + from;
-                    const bool near = next_first + count <= shard.cols && soon + columns <= end;
-                    widen_rows(shard, i, rows, from, count, block + at, kBlockStride,
-                               near ? next : -1, next_first);
-                  });
-      f(i, rows, k, columns, block);
-    }
-  }
-}
-
 LOWLA_CLONES void narrow(const double *x, index n, float *out) {
   for (index i = 0; i < n; ++i)
     out[i] = static_cast<float>(x[i]);
@@ -169,6 +141,21 @@ void store_vectors(const double *y, index first, index n, index c, index cols, i
 
 // --- loops that the compiler vectorises ---
 
+/// out (cols x rows, rows ldo apart) = x^T (rows x cols)
+LOWLA_CLONES void turn(const double *x, index rows, index cols, double *out, index ldo) {
+  for (index j = 0; j < cols; ++j)
+    for (index i = 0; i < rows; ++i)
+      out[j * ldo + i] = x[i * cols + j];
+}
+
+/// out (rows x cols) = a x + b y^T, y (cols x rows, rows ldy apart)
+LOWLA_CLONES void blend_turned(double a, const double *x, double b, const double *y, index ldy,
+                               index rows, index cols, double *out) {
+  for (index i = 0; i < rows; ++i)
+    for (index j = 0; j < cols; ++j)
+      out[i * cols + j] = a * x[i * cols + j] + b * y[j * ldy + i];
+}
+
 /// out = a x + b y
 LOWLA_CLONES void blend(double a, const double *x, double b, const double *y, index n,
                         double *out) {
@@ -207,34 +194,70 @@ index padded(index r) { return r == 1 ? 1 : round_up(r, kUnit); }
 /// Columns of G beside which so many of X are taken.
 index tile_columns(index width) { return width == 1 ? kTile : kWideNumbers / width; }
 
+/// f(row, rows, next row, next column) for blocks of about `most` rows of a shard's columns from ..
+/// from + count - 1; what is read after the block is at `next`, or nothing: -1. Columns end at
+/// `end`.
+template <class F>
+void for_row_blocks(index m, index most, index from, index count, index end, F &&f) {
+  const index blocks = std::max<index>(1, (m + most / 2) / most);
+  const index size = round_up((m + blocks - 1) / blocks, 3); // whole tiles
+  for (index i = 0; i < m; i += size) {
+    const bool last = i + size >= m;
+    const index next = !last ? i + size : from + count < end ? 0 : -1;
+    f(i, std::min(size, m - i), next, last ? from + count : from);
+  }
+}
+
+/// Whether several vectors meet the rows as they are stored: not where rows lie a multiple of much
+/// of a cache apart, and push each other out.
+bool read_in_place(const Shard &shard, index rows) {
+  index bytes = 0;
+  with_entry(shard, 0, 0, [&](const auto *x) { bytes = static_cast<index>(sizeof *x); });
+  return shard.cs == 1 && !simd::crowded(shard.rs * bytes, rows);
+}
+
 /// R (m x width) += G X for one vector or for panels of whole units; X begins at the column
 /// `origin`.
 void add_dots(const Gradients &G, const Vectors &X, index first, index last, index origin, index c,
               index cols, double *R) {
-  const index width = padded(cols), tile = tile_columns(width);
+  const index width = padded(cols), tile = width == 1 ? kTile : kDotsColumns;
   double *x = scratch<double>(tile * width, kVectorSlot);
+  double *turned = width == 1 ? x : scratch<double>((tile + kUnit) * width, kResultSlot);
   for (index k = first; k < last; k += tile) {
-    const index n = std::min(tile, last - k);
+    const index n = std::min(tile, last - k), ldx = tile + kUnit;
     load_vectors(X, k - origin, n, c, cols, width, x);
-    if (width == 1) {
-      G.for_spans(k, k + n, [&](const Shard &shard, index from, index count, index at) {
-        if (shard.cs == 1) {
-          with_entry(shard, 0, from, [&](const auto *rows) {
-            kernels_of(rows).dots(rows, shard.rs, G.m, count, x + at, R);
-          });
-          return;
-        }
-        double *wide = scratch<double>(kTile, kWideSlot);
-        for (index i = 0; i < G.m; ++i) {
-          widen_rows(shard, i, 1, from, count, wide, 0);
-          simd::stored<double>().dots(wide, count, 1, count, x + at, R + i);
-        }
-      });
-      continue;
-    }
-    for_blocks(G, k, n, last, [&](index i, index count, index at, index columns, const double *g) {
-      simd::dense<double>().multiply(g, kBlockStride, count, columns, x + at * width, width, width,
-                                     R + i * width, width, true, {});
+    if (width > 1)
+      turn(x, n, width, turned, ldx);
+    G.for_spans(k, k + n, [&](const Shard &shard, index from, index count, index at) {
+      if (width > 1 && read_in_place(shard, kDotsRows)) {
+        const index end = std::min(shard.cols, from + last - k - at);
+        for_row_blocks(
+            G.m, kDotsRows, from, count, end, [&](index i, index rows, index next, index column) {
+              with_entry(shard, i, from, [&](const auto *g) {
+                const auto *soon = next < 0 ? nullptr : g + (next - i) * shard.rs + column - from;
+                kernels_of(g).many_dots(g, shard.rs, rows, count, turned + at, ldx, width,
+                                        R + i * width, width, soon);
+              });
+            });
+        return;
+      }
+      if (width == 1 && shard.cs == 1) {
+        with_entry(shard, 0, from, [&](const auto *rows) {
+          kernels_of(rows).dots(rows, shard.rs, G.m, count, x + at, R);
+        });
+        return;
+      }
+      const index ld = tile + kUnit;
+      double *wide = scratch<double>(kRows * ld, kWideSlot);
+      for (index i = 0; i < G.m; i += kRows) {
+        const index rows = std::min(kRows, G.m - i);
+        widen_rows(shard, i, rows, from, count, wide, ld);
+        if (width == 1)
+          simd::stored<double>().dots(wide, ld, rows, count, x + at, R + i);
+        else
+          simd::stored<double>().many_dots(wide, ld, rows, count, turned + at, ldx, width,
+                                           R + i * width, width, nullptr);
+      }
     });
   }
 }
@@ -242,37 +265,49 @@ void add_dots(const Gradients &G, const Vectors &X, index first, index last, ind
 /// Y = alpha X + beta G^T C for C (m x width).
 void combine(const Gradients &G, const double *C, const Vectors &X, double alpha, double beta,
              index first, index last, index c, index cols, const MutableVectors &Y) {
-  const index width = padded(cols), tile = tile_columns(width);
+  const index width = padded(cols), tile = tile_columns(width), ldz = tile + kUnit;
   double *x = scratch<double>(tile * width, kVectorSlot);
-  double *z = scratch<double>(tile * width, kResultSlot);
+  double *z = scratch<double>(ldz * width, kResultSlot);
   for (index k = first; k < last; k += tile) {
     const index n = std::min(tile, last - k);
-    std::fill(z, z + n * width, 0.0);
-    if (width == 1) {
-      G.for_spans(k, k + n, [&](const Shard &shard, index from, index count, index at) {
-        if (shard.cs == 1) {
-          with_entry(shard, 0, from, [&](const auto *rows) {
-            kernels_of(rows).combine(rows, shard.rs, G.m, count, C, z + at);
-          });
-          return;
-        }
-        double *wide = scratch<double>(kTile, kWideSlot);
-        for (index i = 0; i < G.m; ++i) {
-          widen_rows(shard, i, 1, from, count, wide, 0);
-          simd::stored<double>().combine(wide, count, 1, count, C + i, z + at);
-        }
-      });
-    } else {
-      for_blocks(G, k, n, last,
-                 [&](index i, index count, index at, index columns, const double *g) {
-                   simd::dense<double>().multiply_transposed(g, kBlockStride, count, columns,
-                                                             C + i * width, width, width,
-                                                             z + at * width, width, true, {});
-                 });
-    }
+    std::fill(z, z + ldz * width, 0.0);
+    G.for_spans(k, k + n, [&](const Shard &shard, index from, index count, index at) {
+      if (width > 1 && read_in_place(shard, kCombineRows)) {
+        const index end = std::min(shard.cols, from + last - k - at);
+        for_row_blocks(G.m, kCombineRows, from, count, end,
+                       [&](index i, index rows, index next, index column) {
+                         with_entry(shard, i, from, [&](const auto *g) {
+                           const auto *soon =
+                               next < 0 ? nullptr : g + (next - i) * shard.rs + column - from;
+                           kernels_of(g).many_combine(g, shard.rs, rows, count, C + i * width,
+                                                      width, width, z + at, ldz, soon);
+                         });
+                       });
+        return;
+      }
+      if (width == 1 && shard.cs == 1) {
+        with_entry(shard, 0, from, [&](const auto *rows) {
+          kernels_of(rows).combine(rows, shard.rs, G.m, count, C, z + at);
+        });
+        return;
+      }
+      double *wide = scratch<double>(kRows * ldz, kWideSlot);
+      for (index i = 0; i < G.m; i += kRows) {
+        const index rows = std::min(kRows, G.m - i);
+        widen_rows(shard, i, rows, from, count, wide, ldz);
+        if (width == 1)
+          simd::stored<double>().combine(wide, ldz, rows, count, C + i, z + at);
+        else
+          simd::stored<double>().many_combine(wide, ldz, rows, count, C + i * width, width, width,
+                                              z + at, ldz, nullptr);
+      }
+    });
     load_vectors(X, k, n, c, cols, width, x);
-    blend(alpha, x, beta, z, n * width, z);
-    store_vectors(z, k, n, c, cols, width, Y);
+    if (width == 1)
+      blend(alpha, x, beta, z, n, x);
+    else
+      blend_turned(alpha, x, beta, z, ldz, n, width, x);
+    store_vectors(x, k, n, c, cols, width, Y);
   }
 }
 

@@ -204,6 +204,119 @@ LOWLA_INLINE void gram_tile(const double *P, const double *Q, index ld, index de
     add_lane_sums(sum[i], K + i * ldk);
 }
 
+// --- passes for several vectors ---
+
+static_assert(StoredKernels<float>::kVectors % kGramJ == 0);
+
+/// MR rows and kGramJ vectors of R += A X^T; a line of A from `next` on is fetched for every
+/// `share` that are read.
+template <class S, int MR>
+LOWLA_INLINE void dots_tile(const S *A, index rs, index n, const double *X, index ldx, double *R,
+                            index ldr, const S *next, index share) {
+  constexpr index kLine = kLineBytes / static_cast<index>(sizeof(S));
+  vec<double> sum[MR][kGramJ] = {};
+  const auto step = [&](index k) __attribute__((always_inline)) {
+    vec<double> a[MR];
+    for (int i = 0; i < MR; ++i)
+      a[i] = wide(A + i * rs + k);
+#pragma GCC unroll 8
+    for (int j = 0; j < kGramJ; ++j) {
+      vec<double> x = load(X + j * ldx + k);
+      in_register(x);
+#pragma GCC unroll 4
+      for (int i = 0; i < MR; ++i)
+        sum[i][j] += a[i] * x;
+    }
+  };
+  index k = 0;
+  for (; k + kLine <= n; k += kLine) {
+    if (next != nullptr)
+      for (int i = 0; i < MR; ++i) {
+        near(next + i * rs + k / share);
+        __builtin_prefetch(A + (MR + i) * rs + k);
+      }
+    for (index l = 0; l < kLine; l += kDoubles)
+      step(k + l);
+  }
+  for (; k + kDoubles <= n; k += kDoubles)
+    step(k);
+  for (int i = 0; i < MR; ++i)
+    for (int j = 0; j < kGramJ; ++j)
+      for (index l = k; l < n; ++l)
+        R[i * ldr + j] += widened(A[i * rs + l]) * X[j * ldx + l];
+#pragma GCC unroll 4
+  for (int i = 0; i < MR; ++i)
+    add_lane_sums(sum[i], R + i * ldr);
+}
+
+template <class S>
+void many_dots(const S *A, index rs, index m, index n, const double *X, index ldx, index width,
+               double *R, index ldr, const S *next) {
+  const index share = width / kGramJ, columns = n / share;
+  for (index c = 0; c < width; c += kGramJ) {
+    const S *soon = next == nullptr ? nullptr : next + c / kGramJ * columns;
+    index i = 0;
+    for (; i + kGramI <= m; i += kGramI)
+      dots_tile<S, kGramI>(A + i * rs, rs, n, X + c * ldx, ldx, R + i * ldr + c, ldr,
+                           soon == nullptr ? soon : soon + i * rs, share);
+    for (; i < m; ++i)
+      dots_tile<S, 1>(A + i * rs, rs, n, X + c * ldx, ldx, R + i * ldr + c, ldr, nullptr, share);
+  }
+}
+
+/// NV vectors of columns and kGramJ vectors of Z += C^T A.
+template <class S, int NV>
+LOWLA_INLINE void combine_tile(const S *A, index rs, index m, const double *C, index ldc, double *Z,
+                               index ldz, const S *next) {
+  vec<double> sum[kGramJ][NV];
+#pragma GCC unroll 8
+  for (int c = 0; c < kGramJ; ++c)
+    for (int v = 0; v < NV; ++v)
+      sum[c][v] = load(Z + c * ldz + v * kDoubles);
+  for (index r = 0; r < m; ++r) {
+    if (next != nullptr)
+      near(next + r * rs);
+    __builtin_prefetch(A + r * rs + 2 * NV * kDoubles);
+    vec<double> a[NV];
+    for (int v = 0; v < NV; ++v)
+      a[v] = wide(A + r * rs + v * kDoubles);
+#pragma GCC unroll 8
+    for (int c = 0; c < kGramJ; ++c) {
+      vec<double> factor = vec<double>{} + C[r * ldc + c];
+      in_register(factor);
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v)
+        sum[c][v] += factor * a[v];
+    }
+  }
+#pragma GCC unroll 8
+  for (int c = 0; c < kGramJ; ++c)
+    for (int v = 0; v < NV; ++v)
+      store(Z + c * ldz + v * kDoubles, sum[c][v]);
+}
+
+template <class S>
+void many_combine(const S *A, index rs, index m, index n, const double *C, index ldc, index width,
+                  double *Z, index ldz, const S *next) {
+  constexpr index kWide = kGramI * kDoubles;
+  const index share = width / kGramJ, columns = n / share;
+  for (index c = 0; c < width; c += kGramJ) {
+    const S *soon = next == nullptr ? nullptr : next + c / kGramJ * columns;
+    index k = 0;
+    for (; k + kWide <= n; k += kWide)
+      combine_tile<S, kGramI>(A + k, rs, m, C + c, ldc, Z + c * ldz + k, ldz,
+                              soon == nullptr ? soon : soon + k / share);
+    for (; k + kDoubles <= n; k += kDoubles)
+      combine_tile<S, 1>(A + k, rs, m, C + c, ldc, Z + c * ldz + k, ldz, nullptr);
+    for (; k < n; ++k)
+      for (index r = 0; r < m; ++r)
+        for (int j = 0; j < kGramJ; ++j)
+          Z[(c + j) * ldz + k] += C[r * ldc + c + j] * widened(A[r * rs + k]);
+  }
+}
+
+// --- the tiles of a Gram matrix ---
+
 /// Rows whose tiles stay in the second-level cache while the others pass by.
 constexpr index kGramBlock = 96;
 
@@ -257,7 +370,7 @@ inline void gram_lower(const double *P, index ld, index depth, index first, inde
 
 #define LOWLA_STORED_TABLE(NAME, S)                                                                \
   extern const StoredKernels<S> NAME;                                                              \
-  const StoredKernels<S> NAME{widen<S>, dots<S>, combine<S>};
+  const StoredKernels<S> NAME{widen<S>, dots<S>, combine<S>, many_dots<S>, many_combine<S>};
 LOWLA_STORED_TABLE(kStoredFloat, float)
 LOWLA_STORED_TABLE(kStoredDouble, double)
 LOWLA_STORED_TABLE(kStoredFloat16, Float16)

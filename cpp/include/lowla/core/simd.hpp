@@ -152,6 +152,14 @@ template <class S> struct StoredKernels {
   void (*dots)(const S *A, index rs, index m, index n, const double *x, double *y);
   /// z += sum_r y[r] A(r, :)
   void (*combine)(const S *A, index rs, index m, index n, const double *y, double *z);
+  /// The same for `width` vectors, a multiple of kVectors: R(r, c) += A(r, :) X(c, :) and
+  /// Z(c, :) += sum_r C(r, c) A(r, :), rows ldx and so on apart. Meanwhile as much as A from `next`
+  /// on, if any, is brought to the second-level cache.
+  void (*many_dots)(const S *A, index rs, index m, index n, const double *X, index ldx, index width,
+                    double *R, index ldr, const S *next);
+  void (*many_combine)(const S *A, index rs, index m, index n, const double *C, index ldc,
+                       index width, double *Z, index ldz, const S *next);
+  static constexpr index kVectors = 8;
 };
 
 /// Memory in rows that is to be read next.
@@ -165,7 +173,8 @@ struct GramKernels {
   /// P and K have a multiple of so many rows, and K as many columns, beyond the last: zeros in P.
   static constexpr index kRows = 24;
   /// K(i, j) += P(i, :) P(j, :) for j <= i, first <= i < last (first a multiple of kRows), and some
-  /// more up to the next multiples of kRows. Meanwhile `ahead` is brought to the second-level cache, evenly.
+  /// more up to the next multiples of kRows. Meanwhile `ahead` is brought to the second-level
+  /// cache, evenly.
   void (*lower)(const double *P, index ld, index depth, index first, index last, double *K,
                 index ldk, RowsAhead ahead);
 };
