@@ -232,19 +232,29 @@ def _to_goal(session: Session, child: ChildProcess | None, case: tuple) -> None:
 
 
 def _growth(session: Session) -> None:
-    """Time of a sweep by the number of observations, 100 a row."""
-    sizes = (1_000_000, 5_000_000, 20_000_000)
-    medians = []
-    for nnz in sizes:
-        case = (nnz // 100, nnz // 400, nnz, 10, "uniform")
+    """Time of a sweep by the number of observations: of one matrix, and of one that grows too."""
+    _growth_of(session, "of one matrix", [(20_000, 5_000, n) for n in (10**6, 10**7, 5 * 10**7)])
+    _growth_of(
+        session, "100 a row", [(n // 100, n // 400, n) for n in (10**6, 5 * 10**6, 2 * 10**7)]
+    )
+
+
+def _growth_of(session: Session, name: str, sizes: list[tuple[int, int, int]]) -> None:
+    medians: tuple[list[float], list[float]] = ([], [])
+    for size in sizes:
+        case = (*size, 10, "uniform")
         p = problem(*case)
         ours = Party("lowla", lambda p=p: seconds_a_sweep(p.M, 10))
         floor = floor_party(p, 10)
         interleave([ours, floor], session.repetitions)
-        session.add("growth", Row(_name(case), [ours], floor.median))
-        medians.append(ours.median)
-    slope = np.polyfit(np.log(sizes), np.log(medians), 1)[0]
-    session.note(f"growth of a sweep: (observations)^{slope:.2f}")
+        session.add(f"growth, {name}", Row(_name(case), [ours], floor.median))
+        for kept, party in zip(medians, (ours, floor), strict=True):
+            kept.append(party.median)
+    observed = np.log([nnz for *_, nnz in sizes])
+    slope, least = (np.polyfit(observed, np.log(kept), 1)[0] for kept in medians)
+    session.note(
+        f"growth of a sweep, {name}: (observations)^{slope:.2f}, of the floor ^{least:.2f}"
+    )
 
 
 def memory(case: tuple) -> tuple[int, int, int]:
