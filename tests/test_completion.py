@@ -757,7 +757,7 @@ import signal, time, numpy as np, scipy.sparse as sp, lowla
 lowla.set_backend({backend!r})
 M = sp.random_array((3000, 2000), density=0.05, rng=0).tocsr()
 lowla.complete(M[:50, :40], 1, reg=1.0)
-signal.signal(signal.SIGALRM, signal.getsignal(signal.SIGINT))
+signal.signal(signal.SIGALRM, signal.default_int_handler)
 signal.setitimer(signal.ITIMER_REAL, 0.5)
 start = time.perf_counter()
 try:

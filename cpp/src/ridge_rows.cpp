@@ -288,7 +288,7 @@ public:
       // x_ is the direction, its last number 0
       fill(q_);
       tiles_.of_row(i, [&](const double *T, index count) {
-        simd::tiles().apply(T, tiles_.ldt, count, x_.data(), q_.data());
+        simd::tiles().apply(T, tiles_.ldt, count, x_.data(), q_.data(), nullptr);
       });
       double curvature = 0;
       for (index a = 0; a < k_; ++a) {
@@ -330,8 +330,7 @@ private:
     x_[at(k_)] = -1.0;
     double squares = 0;
     tiles_.of_row(i, [&](const double *T, index count) {
-      squares += simd::tiles().apply(T, tiles_.ldt, count, x_.data(), r_.data());
-      simd::tiles().diagonal(T, tiles_.ldt, count, d_.data());
+      squares += simd::tiles().apply(T, tiles_.ldt, count, x_.data(), r_.data(), d_.data());
     });
     x_[at(k_)] = 0.0;
     for (index a = 0; a < k_; ++a) {
@@ -456,7 +455,7 @@ template <class S> Factor gradient_rows(const RowProblem<S> &problem, const Fact
       const double *x = residuals.against(U.row(i));
       std::fill(sum.begin(), sum.end(), 0.0);
       tiles.of_row(i, [&](const double *T, index count) {
-        simd::tiles().apply(T, tiles.ldt, count, x, sum.data());
+        simd::tiles().apply(T, tiles.ldt, count, x, sum.data(), nullptr);
       });
       for (index a = 0; a < U.cols; ++a)
         out.row(i)[a] = -sum[at(a)];

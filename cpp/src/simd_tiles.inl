@@ -100,19 +100,28 @@ inline double product(const double *T, index ldt, index count, const double *x, 
   return squares;
 }
 
-/// out += sum_r y_r T(r, :) for MR rows.
-template <int MR>
-LOWLA_INLINE void add_tile_rows(const double *T, index ldt, const double *y, double *out) {
+/// out += sum_r y_r T(r, :) for MR rows, and diagonal += sum_r T(r, :)^2 where wanted.
+template <int MR, bool kDiagonal>
+LOWLA_INLINE void add_tile_rows(const double *T, index ldt, const double *y, double *out,
+                                double *diagonal) {
   for (index j = 0; j < ldt; j += kDoubles) {
-    vec<double> sum = load(out + j);
+    vec<double> sum = load(out + j), squares = kDiagonal ? load(diagonal + j) : sum;
 #pragma GCC unroll 8
-    for (int r = 0; r < MR; ++r)
-      sum += y[r] * load(T + r * ldt + j);
+    for (int r = 0; r < MR; ++r) {
+      const vec<double> t = load(T + r * ldt + j);
+      sum += y[r] * t;
+      if constexpr (kDiagonal)
+        squares += t * t;
+    }
     store(out + j, sum);
+    if constexpr (kDiagonal)
+      store(diagonal + j, squares);
   }
 }
 
-inline double apply(const double *T, index ldt, index count, const double *x, double *out) {
+template <bool kDiagonal>
+LOWLA_INLINE double apply_rows(const double *T, index ldt, index count, const double *x,
+                               double *out, double *diagonal) {
   constexpr index MR = kDotRows<double>;
   double squares = 0;
   double y[MR];
@@ -120,23 +129,18 @@ inline double apply(const double *T, index ldt, index count, const double *x, do
     const index rows = count - e < MR ? count - e : MR;
     squares += product(T + e * ldt, ldt, rows, x, y);
     if (rows == MR)
-      add_tile_rows<MR>(T + e * ldt, ldt, y, out);
+      add_tile_rows<MR, kDiagonal>(T + e * ldt, ldt, y, out, diagonal);
     else
       for (index r = 0; r < rows; ++r)
-        add_tile_rows<1>(T + (e + r) * ldt, ldt, y + r, out);
+        add_tile_rows<1, kDiagonal>(T + (e + r) * ldt, ldt, y + r, out, diagonal);
   }
   return squares;
 }
 
-inline void diagonal(const double *T, index ldt, index count, double *out) {
-  for (index j = 0; j < ldt; j += kDoubles) {
-    vec<double> sum = load(out + j);
-    for (index e = 0; e < count; ++e) {
-      const vec<double> t = load(T + e * ldt + j);
-      sum += t * t;
-    }
-    store(out + j, sum);
-  }
+inline double apply(const double *T, index ldt, index count, const double *x, double *out,
+                    double *diagonal) {
+  return diagonal == nullptr ? apply_rows<false>(T, ldt, count, x, out, nullptr)
+                             : apply_rows<true>(T, ldt, count, x, out, diagonal);
 }
 
 /// Factors L D L^T of kSystems symmetric systems, one a lane of `Lanes`: the lower triangles by
@@ -221,6 +225,6 @@ LOWLA_FACTOR_TABLE(kFactorFloat, float)
 LOWLA_FACTOR_TABLE(kFactorDouble, double)
 #undef LOWLA_FACTOR_TABLE
 extern const TileKernels kTiles;
-const TileKernels kTiles{gram, apply, diagonal, product, solve};
+const TileKernels kTiles{gram, apply, product, solve};
 
 } // namespace lowla::simd::LOWLA_SIMD_NAMESPACE

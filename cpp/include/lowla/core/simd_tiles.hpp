@@ -31,10 +31,9 @@ template <class S> struct FactorKernels {
 struct TileKernels {
   /// G += T^T T, the lower triangle of its first q rows; ldt numbers a row, both.
   void (*gram)(const double *T, index ldt, index count, index q, double *G);
-  /// out += T^T (T x); returns ||T x||^2.
-  double (*apply)(const double *T, index ldt, index count, const double *x, double *out);
-  /// out += the diagonal of T^T T
-  void (*diagonal)(const double *T, index ldt, index count, double *out);
+  /// out += T^T (T x), and diagonal += that of T^T T where wanted (not null); returns ||T x||^2.
+  double (*apply)(const double *T, index ldt, index count, const double *x, double *out,
+                  double *diagonal);
   /// y = T x; returns ||y||^2.
   double (*product)(const double *T, index ldt, index count, const double *x, double *y);
   /// x_s with (A_s + (ridge + floor trace A_s) I) x_s = h_s for kSystems systems given as lower
