@@ -67,6 +67,10 @@ LOWLA_CLONES void rank2_real(double a, const double *x, double b, const double *
 
 typedef double eight __attribute__((vector_size(64), aligned(8), may_alias));
 
+inline __attribute__((always_inline)) double lane_sum(const eight &s) {
+  return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+}
+
 /// Columns z_c = z + c stride of a trailing matrix: z_c -= a_c x + b_c y, out_c = z_c . v, for
 /// kColumns of them in one sweep over x, y and v.
 constexpr int kColumns = 4;
@@ -92,8 +96,7 @@ LOWLA_CLONES void rank2_dots_real(const double *a, const double *x, const double
       z[c * stride + k] -= a[c] * x[k] + b[c] * y[k];
       tail += z[c * stride + k] * v[k];
     }
-    const eight s = acc[c];
-    out[c] = (((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))) + tail;
+    out[c] = lane_sum(acc[c]) + tail;
   }
 }
 
@@ -110,8 +113,7 @@ LOWLA_CLONES void reflect_real(double beta, const double *v, double *z, index st
   double factor[kColumns];
 #pragma GCC unroll 4
   for (int c = 0; c < kColumns; ++c) {
-    const eight s = acc[c];
-    factor[c] = ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+    factor[c] = lane_sum(acc[c]);
     for (index k = whole; k < n; ++k)
       factor[c] += v[k] * z[c * stride + k];
     factor[c] *= -beta;
@@ -126,8 +128,8 @@ LOWLA_CLONES void reflect_real(double beta, const double *v, double *z, index st
   }
 }
 
-/// C (kStripRows x kColumns, columns ldc apart) = A (kStripRows x n, columns lda apart) B.
 constexpr index kStripRows = 16;
+/// C (kStripRows x kColumns, columns ldc apart) = A (kStripRows x n, columns lda apart) B.
 LOWLA_CLONES void multiply_strip(const double *A, index lda, const double *B, index ldb, index n,
                                  double *C, index ldc) {
   eight acc[kColumns][2] = {};
