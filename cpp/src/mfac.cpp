@@ -48,14 +48,12 @@ enum Slot { kVectorSlot, kWideSlot, kResultSlot, kSmallSlot, kPanelSlot };
 
 template <class S> const simd::StoredKernels<S> &kernels_of(const S *) { return simd::stored<S>(); }
 
-/// `count` numbers of each of so many rows in double; meanwhile those of the rows from `next` on,
-/// if any, at the column `next_first` are brought near.
+/// `count` numbers of each of so many rows in double.
 void widen_rows(const Shard &shard, index row, index rows, index first, index count, double *out,
-                index ld, index next = -1, index next_first = 0) {
+                index ld) {
   with_entry(shard, row, first, [&](const auto *x) {
     if (shard.cs == 1) {
-      const auto *ahead = next < 0 ? nullptr : x + (next - row) * shard.rs + next_first - first;
-      kernels_of(x).widen(x, shard.rs, rows, count, out, ld, ahead);
+      kernels_of(x).widen(x, shard.rs, rows, count, out, ld);
       return;
     }
     for (index r = 0; r < rows; ++r)
@@ -103,8 +101,7 @@ void load_vectors(const Vectors &X, index first, index n, index c, index cols, i
     const auto *start = x + first * X.rs + c * X.cs;
     const bool whole = X.rs == width && cols == width && (X.cs == 1 || width == 1);
     if (whole || (X.cs == 1 && width > 1)) {
-      kernels_of(x).widen(start, X.rs, whole ? 1 : n, whole ? n * width : cols, out, width,
-                          nullptr);
+      kernels_of(x).widen(start, X.rs, whole ? 1 : n, whole ? n * width : cols, out, width);
       for (index i = 0; cols < width && i < n; ++i)
         std::fill(out + i * width + cols, out + (i + 1) * width, 0.0);
       return;
@@ -194,70 +191,60 @@ index padded(index r) { return r == 1 ? 1 : round_up(r, kUnit); }
 /// Columns of G beside which so many of X are taken.
 index tile_columns(index width) { return width == 1 ? kTile : kWideNumbers / width; }
 
-/// f(row, rows, next row, next column) for blocks of about `most` rows of a shard's columns from ..
-/// from + count - 1; what is read after the block is at `next`, or nothing: -1. Columns end at
-/// `end`.
+/// f(row, rows, block, row stride, next) for blocks of about `most` rows of a shard's columns from
+/// .. from + count - 1, of those up to `end` that are read one after the other. A block is the
+/// stored memory, `next` what is read after it or null; or a widened copy, where entries do not lie
+/// side by side or rows that are met more than once push each other out of cache.
 template <class F>
-void for_row_blocks(index m, index most, index from, index count, index end, F &&f) {
-  const index blocks = std::max<index>(1, (m + most / 2) / most);
-  const index size = round_up((m + blocks - 1) / blocks, 3); // whole tiles
-  for (index i = 0; i < m; i += size) {
-    const bool last = i + size >= m;
-    const index next = !last ? i + size : from + count < end ? 0 : -1;
-    f(i, std::min(size, m - i), next, last ? from + count : from);
-  }
-}
-
-/// Whether several vectors meet the rows as they are stored: not where rows lie a multiple of much
-/// of a cache apart, and push each other out.
-bool read_in_place(const Shard &shard, index rows) {
-  index bytes = 0;
-  with_entry(shard, 0, 0, [&](const auto *x) { bytes = static_cast<index>(sizeof *x); });
-  return shard.cs == 1 && !simd::crowded(shard.rs * bytes, rows);
+void for_row_blocks(const Shard &shard, index m, index most, bool again, index from, index count,
+                    index end, F &&f) {
+  if (m == 0)
+    return;
+  with_entry(shard, 0, from, [&](const auto *G) {
+    const index bytes = static_cast<index>(sizeof *G);
+    if (shard.cs != 1 || (again && simd::crowded(shard.rs * bytes, most))) {
+      const index ld = round_up(count, kUnit) + kUnit;
+      double *wide = scratch<double>(kRows * ld, kWideSlot);
+      for (index i = 0; i < m; i += kRows) {
+        const index rows = std::min(kRows, m - i);
+        widen_rows(shard, i, rows, from, count, wide, ld);
+        f(i, rows, static_cast<const double *>(wide), ld, static_cast<const double *>(nullptr));
+      }
+      return;
+    }
+    const index blocks = std::max<index>(1, (m + most / 2) / most);
+    const index size = round_up((m + blocks - 1) / blocks, 3); // whole tiles
+    for (index i = 0; i < m; i += size) {
+      const auto *next = i + size < m                               ? G + (i + size) * shard.rs
+                         : from + count < std::min(end, shard.cols) ? G + count
+                                                                    : nullptr;
+      f(i, std::min(size, m - i), G + i * shard.rs, shard.rs, next);
+    }
+  });
 }
 
 /// R (m x width) += G X for one vector or for panels of whole units; X begins at the column
 /// `origin`.
 void add_dots(const Gradients &G, const Vectors &X, index first, index last, index origin, index c,
               index cols, double *R) {
-  const index width = padded(cols), tile = width == 1 ? kTile : kDotsColumns;
+  const index width = padded(cols), tile = width == 1 ? kTile : kDotsColumns, ldx = tile + kUnit;
+  const bool many = width > 1;
   double *x = scratch<double>(tile * width, kVectorSlot);
-  double *turned = width == 1 ? x : scratch<double>((tile + kUnit) * width, kResultSlot);
+  double *turned = many ? scratch<double>(ldx * width, kResultSlot) : x;
   for (index k = first; k < last; k += tile) {
-    const index n = std::min(tile, last - k), ldx = tile + kUnit;
+    const index n = std::min(tile, last - k);
     load_vectors(X, k - origin, n, c, cols, width, x);
-    if (width > 1)
+    if (many)
       turn(x, n, width, turned, ldx);
     G.for_spans(k, k + n, [&](const Shard &shard, index from, index count, index at) {
-      if (width > 1 && read_in_place(shard, kDotsRows)) {
-        const index end = std::min(shard.cols, from + last - k - at);
-        for_row_blocks(
-            G.m, kDotsRows, from, count, end, [&](index i, index rows, index next, index column) {
-              with_entry(shard, i, from, [&](const auto *g) {
-                const auto *soon = next < 0 ? nullptr : g + (next - i) * shard.rs + column - from;
-                kernels_of(g).many_dots(g, shard.rs, rows, count, turned + at, ldx, width,
-                                        R + i * width, width, soon);
-              });
-            });
-        return;
-      }
-      if (width == 1 && shard.cs == 1) {
-        with_entry(shard, 0, from, [&](const auto *rows) {
-          kernels_of(rows).dots(rows, shard.rs, G.m, count, x + at, R);
-        });
-        return;
-      }
-      const index ld = tile + kUnit;
-      double *wide = scratch<double>(kRows * ld, kWideSlot);
-      for (index i = 0; i < G.m; i += kRows) {
-        const index rows = std::min(kRows, G.m - i);
-        widen_rows(shard, i, rows, from, count, wide, ld);
-        if (width == 1)
-          simd::stored<double>().dots(wide, ld, rows, count, x + at, R + i);
-        else
-          simd::stored<double>().many_dots(wide, ld, rows, count, turned + at, ldx, width,
-                                           R + i * width, width, nullptr);
-      }
+      for_row_blocks(shard, G.m, many ? kDotsRows : G.m, many, from, count, from + last - k - at,
+                     [&](index i, index rows, const auto *g, index rs, const auto *next) {
+                       if (many)
+                         kernels_of(g).many_dots(g, rs, rows, count, turned + at, ldx, width,
+                                                 R + i * width, width, next);
+                       else
+                         kernels_of(g).dots(g, rs, rows, count, x + at, R + i);
+                     });
     });
   }
 }
@@ -266,47 +253,27 @@ void add_dots(const Gradients &G, const Vectors &X, index first, index last, ind
 void combine(const Gradients &G, const double *C, const Vectors &X, double alpha, double beta,
              index first, index last, index c, index cols, const MutableVectors &Y) {
   const index width = padded(cols), tile = tile_columns(width), ldz = tile + kUnit;
+  const bool many = width > 1;
   double *x = scratch<double>(tile * width, kVectorSlot);
   double *z = scratch<double>(ldz * width, kResultSlot);
   for (index k = first; k < last; k += tile) {
     const index n = std::min(tile, last - k);
     std::fill(z, z + ldz * width, 0.0);
     G.for_spans(k, k + n, [&](const Shard &shard, index from, index count, index at) {
-      if (width > 1 && read_in_place(shard, kCombineRows)) {
-        const index end = std::min(shard.cols, from + last - k - at);
-        for_row_blocks(G.m, kCombineRows, from, count, end,
-                       [&](index i, index rows, index next, index column) {
-                         with_entry(shard, i, from, [&](const auto *g) {
-                           const auto *soon =
-                               next < 0 ? nullptr : g + (next - i) * shard.rs + column - from;
-                           kernels_of(g).many_combine(g, shard.rs, rows, count, C + i * width,
-                                                      width, width, z + at, ldz, soon);
-                         });
-                       });
-        return;
-      }
-      if (width == 1 && shard.cs == 1) {
-        with_entry(shard, 0, from, [&](const auto *rows) {
-          kernels_of(rows).combine(rows, shard.rs, G.m, count, C, z + at);
-        });
-        return;
-      }
-      double *wide = scratch<double>(kRows * ldz, kWideSlot);
-      for (index i = 0; i < G.m; i += kRows) {
-        const index rows = std::min(kRows, G.m - i);
-        widen_rows(shard, i, rows, from, count, wide, ldz);
-        if (width == 1)
-          simd::stored<double>().combine(wide, ldz, rows, count, C + i, z + at);
-        else
-          simd::stored<double>().many_combine(wide, ldz, rows, count, C + i * width, width, width,
-                                              z + at, ldz, nullptr);
-      }
+      for_row_blocks(shard, G.m, many ? kCombineRows : G.m, many, from, count, from + last - k - at,
+                     [&](index i, index rows, const auto *g, index rs, const auto *next) {
+                       if (many)
+                         kernels_of(g).many_combine(g, rs, rows, count, C + i * width, width, width,
+                                                    z + at, ldz, next);
+                       else
+                         kernels_of(g).combine(g, rs, rows, count, C + i, z + at);
+                     });
     });
     load_vectors(X, k, n, c, cols, width, x);
-    if (width == 1)
-      blend(alpha, x, beta, z, n, x);
-    else
+    if (many)
       blend_turned(alpha, x, beta, z, ldz, n, width, x);
+    else
+      blend(alpha, x, beta, z, n, x);
     store_vectors(x, k, n, c, cols, width, Y);
   }
 }

@@ -45,16 +45,13 @@ LOWLA_INLINE vec<double> wide(const Float16 *p) {
 
 LOWLA_INLINE void near(const void *p) { __builtin_prefetch(p, 0, 2); }
 
-template <class S>
-void widen(const S *A, index rs, index m, index n, double *out, index ld, const S *next) {
+template <class S> void widen(const S *A, index rs, index m, index n, double *out, index ld) {
   constexpr index kLine = kLineBytes / static_cast<index>(sizeof(S));
   for (index r = 0; r < m; ++r) {
     const S *a = A + r * rs;
     double *o = out + r * ld;
     index k = 0;
     for (; k + kLine <= n; k += kLine) {
-      if (next != nullptr)
-        near(next + r * rs + k);
       if (r + 1 < m) // rows lie far apart: no hardware foresees the next one
         __builtin_prefetch(a + rs + k);
 #pragma GCC unroll 8
@@ -141,7 +138,7 @@ void combine(const S *A, index rs, index m, index n, const double *y, double *z)
     stored_combine<S, 1>(A + i * rs, rs, m - i, n, y + i, z);
 }
 
-// --- the Gram matrix of rows ---
+// --- passes for several vectors, and the tiles of a Gram matrix ---
 
 /// A tile: kGramI times kGramJ sums, kGramI vectors of rows and one more, in registers.
 constexpr int kGramI = 3;
@@ -179,38 +176,11 @@ LOWLA_INLINE void add_lane_sums(const vec<double> (&sum)[kGramJ], double *to) {
   }
 }
 
-/// K(i, j) += P(i, :) Q(j, :), j < NJ.
-template <int NJ>
-LOWLA_INLINE void gram_tile(const double *P, const double *Q, index ld, index depth, double *K,
-                            index ldk) {
-  for (int i = 0; i < kGramI; ++i) // K of many rows is not in cache
-    __builtin_prefetch(K + i * ldk, 1, 2);
-  vec<double> sum[kGramI][kGramJ] = {};
-  for (index k = 0; k < depth; k += kDoubles) {
-    vec<double> p[kGramI];
-    for (int i = 0; i < kGramI; ++i)
-      p[i] = load(P + i * ld + k);
-#pragma GCC unroll 8
-    for (int j = 0; j < NJ; ++j) {
-      vec<double> q = load(Q + j * ld + k);
-      in_register(q);
-#pragma GCC unroll 4
-      for (int i = 0; i < kGramI; ++i)
-        sum[i][j] += p[i] * q;
-    }
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < kGramI; ++i)
-    add_lane_sums(sum[i], K + i * ldk);
-}
-
-// --- passes for several vectors ---
-
 static_assert(StoredKernels<float>::kVectors % kGramJ == 0);
 
-/// MR rows and kGramJ vectors of R += A X^T; a line of A from `next` on is fetched for every
+/// MR rows and NJ vectors of R += A X^T; a line of A from `next` on, if any, is fetched for every
 /// `share` that are read.
-template <class S, int MR>
+template <class S, int MR, int NJ = kGramJ>
 LOWLA_INLINE void dots_tile(const S *A, index rs, index n, const double *X, index ldx, double *R,
                             index ldr, const S *next, index share) {
   constexpr index kLine = kLineBytes / static_cast<index>(sizeof(S));
@@ -220,7 +190,7 @@ LOWLA_INLINE void dots_tile(const S *A, index rs, index n, const double *X, inde
     for (int i = 0; i < MR; ++i)
       a[i] = wide(A + i * rs + k);
 #pragma GCC unroll 8
-    for (int j = 0; j < kGramJ; ++j) {
+    for (int j = 0; j < NJ; ++j) {
       vec<double> x = load(X + j * ldx + k);
       in_register(x);
 #pragma GCC unroll 4
@@ -241,7 +211,7 @@ LOWLA_INLINE void dots_tile(const S *A, index rs, index n, const double *X, inde
   for (; k + kDoubles <= n; k += kDoubles)
     step(k);
   for (int i = 0; i < MR; ++i)
-    for (int j = 0; j < kGramJ; ++j)
+    for (int j = 0; j < NJ; ++j)
       for (index l = k; l < n; ++l)
         R[i * ldr + j] += widened(A[i * rs + l]) * X[j * ldx + l];
 #pragma GCC unroll 4
@@ -315,7 +285,7 @@ void many_combine(const S *A, index rs, index m, index n, const double *C, index
   }
 }
 
-// --- the tiles of a Gram matrix ---
+// --- the Gram matrix of rows ---
 
 /// Rows whose tiles stay in the second-level cache while the others pass by.
 constexpr index kGramBlock = 96;
@@ -359,10 +329,13 @@ inline void gram_lower(const double *P, index ld, index depth, index first, inde
   for_gram_tiles(first, last, [&](index i, index j) __attribute__((always_inline)) {
     next.fetch(per_tile);
     double *to = K + i * ldk + j;
+    for (int r = 0; r < kGramI; ++r) // K of many rows is not in cache
+      __builtin_prefetch(to + r * ldk, 1, 2);
+    const double *p = P + i * ld, *q = P + j * ld;
     if (i + kGramI <= j + kGramJ / 2) // on the diagonal: half of the columns are above it
-      gram_tile<kGramJ / 2>(P + i * ld, P + j * ld, ld, depth, to, ldk);
+      dots_tile<double, kGramI, kGramJ / 2>(p, ld, depth, q, ld, to, ldk, nullptr, 1);
     else
-      gram_tile<kGramJ>(P + i * ld, P + j * ld, ld, depth, to, ldk);
+      dots_tile<double, kGramI>(p, ld, depth, q, ld, to, ldk, nullptr, 1);
   });
 }
 

@@ -145,9 +145,8 @@ template <class R> struct SketchKernels {
 /// Rows of stored numbers, summed in double precision: the passes over gradients. S is float,
 /// double, Float16 or BFloat16 (core/stored.hpp); rows are contiguous, rs numbers apart.
 template <class S> struct StoredKernels {
-  /// out (m x n, rows ld apart) = A; meanwhile as much from `next` on, if any, is brought to the
-  /// second-level cache.
-  void (*widen)(const S *A, index rs, index m, index n, double *out, index ld, const S *next);
+  /// out (m x n, rows ld apart) = A
+  void (*widen)(const S *A, index rs, index m, index n, double *out, index ld);
   /// y[r] += A(r, :) x, r < m
   void (*dots)(const S *A, index rs, index m, index n, const double *x, double *y);
   /// z += sum_r y[r] A(r, :)
