@@ -76,6 +76,22 @@ index parts_of_products(index rows, index size) {
   return std::max<index>(1, std::min<index>({32, rows / rows_per_part + 1, affordable}));
 }
 
+/// Numbers in a row of the stacked panels.
+template <class T> index stacked_ld(const std::vector<const Panel<T> *> &P) {
+  return std::accumulate(P.begin(), P.end(), index(0),
+                         [](index sum, const Panel<T> *p) { return sum + p->ld; });
+}
+
+/// part += the stacked P_i^H W of so many rows from i on.
+template <class T>
+void add_stacked(const std::vector<const Panel<T> *> &P, const Panel<T> &W, index i, index rows,
+                 double *part) {
+  for (const Panel<T> *p : P) {
+    add_products(p->row(i), p->ld, used(*p), W.row(i), W.ld, W.ld, rows, part, W.ld);
+    part += p->ld * W.ld;
+  }
+}
+
 /// The stacked P_i^H W from `count` parts of it (rows of all P_i x W.ld), added up in the first.
 /// Of W^H W, where it stands alone, the parts need to hold the upper triangle only.
 template <class T>
@@ -83,12 +99,10 @@ Small<wide_t<T>> sum_of_products(const std::vector<const Panel<T> *> &P, const P
                                  double *parts, index count) {
   using Wide = wide_t<T>;
   const bool symmetric = P.size() == 1 && P[0] == &W;
-  index total = 0, total_cols = 0;
-  for (const Panel<T> *p : P) {
-    total += p->ld;
+  index total_cols = 0;
+  for (const Panel<T> *p : P)
     total_cols += p->cols;
-  }
-  const index size = total * W.ld;
+  const index size = stacked_ld(P) * W.ld;
   for (index c = 1; c < count; ++c)
     add_parts(parts, parts + c * size, 1, size, size);
   Small<Wide> H(total_cols, W.cols);
@@ -158,17 +172,11 @@ public:
       normal(X, &Y, Z, norm2);
       return false;
     }
-    index total = 0;
-    for (const Panel *p : P)
-      total += p->ld;
-    Buffer<double> parts(kParts * total * Y.ld);
-    std::fill(parts.get(), parts.get() + kParts * total * Y.ld, 0.0);
+    const index size = stacked_ld(P) * Y.ld;
+    Buffer<double> parts(kParts * size);
+    std::fill(parts.get(), parts.get() + kParts * size, 0.0);
     const index count = normal_with(X, &Y, Z, norm2, [&](index c, index i, index rows) {
-      double *part = parts.get() + c * total * Y.ld;
-      for (const Panel *p : P) {
-        add_products(p->row(i), p->ld, used(*p), Y.row(i), Y.ld, Y.ld, rows, part, Y.ld);
-        part += p->ld * Y.ld;
-      }
+      add_stacked(P, Y, i, rows, parts.get() + c * size);
     });
     products = sum_of_products<T>(P, Y, parts.get(), count);
     return true;
@@ -725,18 +733,15 @@ namespace {
 /// The stacked P_i^H W: products of kProductRows rows in the precision Product.
 template <class Product, class T>
 Small<wide_t<T>> stacked_products(const std::vector<const Panel<T> *> &P, const Panel<T> &W) {
-  constexpr index kRows = kProductRows;
   const bool symmetric = P.size() == 1 && P[0] == &W;
-  index total = 0;
-  for (const Panel<T> *p : P)
-    total += p->ld;
+  const index total = stacked_ld(P);
   // Tasks: row chunks by column panels of W, so that partial sums stay within their budget.
   const index panel = 4 * simd::panel_unit<Product>;
   const index columns = std::min(W.ld, round_up(used(W), simd::panel_unit<Product>));
   const index n_panels = (columns + panel - 1) / panel;
   const index size = total * W.ld;
   const double flops = 2.0 * static_cast<double>(W.rows) * static_cast<double>(size);
-  const RowChunks chunks(W.rows, chunks_for(flops, parts_of_products(W.rows, size)), kRows);
+  const RowChunks chunks(W.rows, chunks_for(flops, parts_of_products(W.rows, size)), kProductRows);
   const index groups = std::min<index>(n_panels, chunks.count >= 8 ? 1 : chunks_for(flops, 8));
   Buffer<double> parts(chunks.count * size);
   parallel_for(chunks.count * groups, [&](index task) {
@@ -746,8 +751,8 @@ Small<wide_t<T>> stacked_products(const std::vector<const Panel<T> *> &P, const 
     double *part = parts.get() + c * size;
     for (index row = 0; row < total; ++row)
       std::fill(part + row * W.ld + q0, part + row * W.ld + q1, 0.0);
-    for (index i = chunks.first(c); i < chunks.last(c); i += kRows) {
-      const index depth = std::min(chunks.last(c) - i, kRows);
+    for (index i = chunks.first(c); i < chunks.last(c); i += kProductRows) {
+      const index depth = std::min(chunks.last(c) - i, kProductRows);
       double *target = part;
       const Product *w = as<Product>(W.row(i), depth * W.ld, 1);
       for (const Panel<T> *p : P) {
@@ -780,6 +785,41 @@ template <class T> Small<wide_t<T>> Host<T>::gram(const Panel &Y) { return inner
 
 namespace {
 
+/// f(i, rows) for blocks of rows of W; `inner` multiply-adds for each of its numbers.
+template <class T, class F> void for_row_blocks(const Panel<T> &W, index inner, F &&f) {
+  const double flops = 2.0 * static_cast<double>(W.rows) * static_cast<double>(inner * W.ld);
+  const RowChunks chunks(W.rows, chunks_for(flops, std::min<index>(64, W.rows / 48 + 1)),
+                         simd::kRowBlock);
+  parallel_for(chunks.count, [&](index c) {
+    for (index i = chunks.first(c); i < chunks.last(c); i += simd::kRowBlock)
+      f(i, std::min(simd::kRowBlock, chunks.last(c) - i));
+  });
+}
+
+/// The stacked P_i^H W and, below them, W^H W, added up in the precision Gram: those of a block of
+/// rows once write(i, rows) has written it.
+template <class Gram, class T, class F>
+Small<wide_t<T>> products_once_written(std::vector<const Panel<T> *> P, const Panel<T> &W,
+                                       F &&write) {
+  const index above = stacked_ld(P) * W.ld, size = above + W.ld * W.ld;
+  const double flops = 2.0 * static_cast<double>(W.rows) * static_cast<double>(size);
+  const RowChunks chunks(W.rows, chunks_for(flops, parts_of_products(W.rows, size)), kProductRows);
+  Buffer<double> parts(chunks.count * size);
+  parallel_for(chunks.count, [&](index c) {
+    double *part = parts.get() + c * size;
+    std::fill(part, part + size, 0.0);
+    for (index i = chunks.first(c); i < chunks.last(c); i += kProductRows) {
+      const index rows = std::min(chunks.last(c) - i, kProductRows);
+      write(i, rows);
+      add_stacked(P, W, i, rows, part);
+      const Gram *w = as<Gram>(W.row(i), rows * W.ld, 1);
+      add_products(w, W.ld, used(W), w, W.ld, W.ld, rows, part + above, W.ld);
+    }
+  });
+  P.push_back(&W);
+  return sum_of_products<T>(P, W, parts.get(), chunks.count);
+}
+
 /// sign sum_i P_i H_i, by blocks of rows.
 template <class T> class Combination {
 public:
@@ -803,16 +843,7 @@ public:
   }
 
   void add_to(Panel<T> &W, bool add) const {
-    index total = 0;
-    for (const Panel<T> *p : P_)
-      total += p->ld;
-    const double flops = 2.0 * static_cast<double>(W.rows) * static_cast<double>(total * W.ld);
-    const RowChunks chunks(W.rows, chunks_for(flops, std::min<index>(64, W.rows / 48 + 1)),
-                           simd::kRowBlock);
-    parallel_for(chunks.count, [&](index c) {
-      for (index i = chunks.first(c); i < chunks.last(c); i += simd::kRowBlock)
-        add_to(W, i, std::min(simd::kRowBlock, chunks.last(c) - i), add);
-    });
+    for_row_blocks(W, stacked_ld(P_), [&](index i, index rows) { add_to(W, i, rows, add); });
   }
 
 private:
@@ -855,32 +886,14 @@ typename Host<T>::Panel Host<T>::combine(const Panels &P, const Small<Wide> &E, 
       *G = coefficients({&W}, W);
     return W;
   }
-  const index size = W.ld * W.ld;
-  const double flops = 2.0 * static_cast<double>(W.rows) * static_cast<double>(size);
-  const RowChunks chunks(W.rows, chunks_for(flops, parts_of_products(W.rows, size)), kProductRows);
-  Buffer<double> parts(chunks.count * size);
-  parallel_for(chunks.count, [&](index c) {
-    double *part = parts.get() + c * size;
-    std::fill(part, part + size, 0.0);
-    for (index i = chunks.first(c); i < chunks.last(c); i += kProductRows) {
-      const index rows = std::min(chunks.last(c) - i, kProductRows);
-      sum.add_to(W, i, rows, false);
-      add_products(W.row(i), W.ld, used(W), W.row(i), W.ld, W.ld, rows, part, W.ld);
-    }
-  });
-  *G = sum_of_products<T>({&W}, W, parts.get(), chunks.count);
+  *G = products_once_written<R>(Panels{}, W,
+                                [&](index i, index rows) { sum.add_to(W, i, rows, false); });
   return W;
 }
 
 template <class T> void Host<T>::multiply_right(Panel &Y, const Small<Wide> &M) {
   const RightMultiplier<T> times(M, Y);
-  const double flops = 2.0 * static_cast<double>(Y.rows) * static_cast<double>(Y.ld * Y.ld);
-  const RowChunks chunks(Y.rows, chunks_for(flops, std::min<index>(64, Y.rows / 48 + 1)),
-                         simd::kRowBlock);
-  parallel_for(chunks.count, [&](index c) {
-    for (index i = chunks.first(c); i < chunks.last(c); i += simd::kRowBlock)
-      times(Y, i, std::min(simd::kRowBlock, chunks.last(c) - i));
-  });
+  for_row_blocks(Y, Y.ld, [&](index i, index rows) { times(Y, i, rows); });
 }
 
 template <class T>
@@ -896,38 +909,15 @@ Small<wide_t<T>> Host<T>::update(Panel &W, const Panels &P, const Small<Wide> &H
   }
   const Combination<T> minus(P, H, W, -1.0);
   const RightMultiplier<T> times(M != nullptr ? *M : Small<Wide>(), W);
-  index total = W.ld;
+  const auto write = [&](index i, index rows) {
+    minus.add_to(W, i, rows, true);
+    if (M != nullptr)
+      times(W, i, rows);
+  };
   if (Q != nullptr)
-    for (const Panel *q : *Q)
-      total += q->ld;
-  const index size = Q != nullptr ? total * W.ld : 0;
-  const double flops = 2.0 * static_cast<double>(W.rows) * static_cast<double>(total * W.ld);
-  const RowChunks chunks(W.rows, chunks_for(flops, parts_of_products(W.rows, size)), kProductRows);
-  Buffer<double> parts(chunks.count * size);
-  parallel_for(chunks.count, [&](index c) {
-    double *part = parts.get() + c * size;
-    std::fill(part, part + size, 0.0);
-    for (index i = chunks.first(c); i < chunks.last(c); i += kProductRows) {
-      const index rows = std::min(chunks.last(c) - i, kProductRows);
-      minus.add_to(W, i, rows, true);
-      if (M != nullptr)
-        times(W, i, rows);
-      if (Q == nullptr)
-        continue;
-      double *target = part;
-      for (const Panel *q : *Q) {
-        add_products(q->row(i), q->ld, used(*q), W.row(i), W.ld, W.ld, rows, target, W.ld);
-        target += q->ld * W.ld;
-      }
-      const double *w = as<double>(W.row(i), rows * W.ld, 1);
-      add_products(w, W.ld, used(W), w, W.ld, W.ld, rows, target, W.ld);
-    }
-  });
-  if (Q == nullptr)
-    return {};
-  Panels all = *Q;
-  all.push_back(&W);
-  return sum_of_products<T>(all, W, parts.get(), chunks.count);
+    return products_once_written<double>(*Q, W, write);
+  for_row_blocks(W, stacked_ld(P) + W.ld, write);
+  return {};
 }
 
 namespace {
