@@ -23,15 +23,18 @@ inline index chunks_for(double flops, index wanted) {
   return std::max<index>(1, std::min(wanted, affordable));
 }
 
-/// Split of `rows` into chunks of whole row blocks; depends on the sizes alone.
+/// Split of `rows` into chunks of whole row blocks, about as many in each, and of more than four
+/// chunks a multiple of four: even shares for few threads. Depends on the sizes alone.
 struct RowChunks {
-  index rows, size, count;
-  RowChunks(index n_rows, index wanted, index block)
-      : rows(n_rows),
-        size(std::max(block, round_up((n_rows + wanted - 1) / std::max<index>(1, wanted), block))),
-        count((n_rows + size - 1) / size) {}
-  index first(index c) const { return c * size; }
-  index last(index c) const { return std::min(rows, (c + 1) * size); }
+  index rows, block, blocks, count;
+  RowChunks(index n_rows, index wanted, index block_rows)
+      : rows(n_rows), block(block_rows), blocks((n_rows + block_rows - 1) / block_rows),
+        count(std::min(std::max<index>(1, wanted), blocks)) {
+    if (count > 4)
+      count -= count % 4;
+  }
+  index first(index c) const { return std::min(rows, blocks * c / count * block); }
+  index last(index c) const { return first(c + 1); }
 };
 
 /// Per-thread scratch that survives between calls on one thread.
