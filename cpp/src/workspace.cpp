@@ -17,26 +17,63 @@ struct Block {
 };
 
 constexpr int kKeep = 24; // blocks a thread keeps at most
+/// What it keeps of them between calls; nothing where every use after release is to be seen.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr std::size_t kKeepBytes = 0;
+#else
+constexpr std::size_t kKeepBytes = std::size_t(1) << 24;
+#endif
 /// From here on huge pages: a byte of them is cleared six times faster.
 constexpr std::size_t kLarge = std::size_t(1) << 24, kHugePage = std::size_t(1) << 21;
 
 /// Trivially destructible: buffers of other thread-local objects may be released after it.
 struct FreeList {
-  Block blocks[kKeep];
+  Block blocks[kKeep]; // the oldest first
   int count = 0;
+  std::size_t bytes = 0;
   int depth = 0;
+  bool closed = false; // the thread ends
 
   Block take(int i) noexcept {
     const Block taken = blocks[i];
     for (--count; i < count; ++i)
       blocks[i] = blocks[i + 1];
+    bytes -= taken.bytes;
     return taken;
+  }
+  void put(Block block) noexcept {
+    if (count == kKeep)
+      std::free(take(0).memory);
+    blocks[count++] = block;
+    bytes += block.bytes;
+  }
+  /// Frees what alone is more than `most`, then the oldest.
+  void shrink(std::size_t most) noexcept {
+    for (int i = count; i-- > 0;)
+      if (blocks[i].bytes > most)
+        std::free(take(i).memory);
+    while (bytes > most)
+      std::free(take(0).memory);
   }
 };
 
 FreeList &free_list() {
   thread_local FreeList list;
   return list;
+}
+
+/// Made by a thread that keeps memory between calls: gives it back when the thread ends.
+struct LastOwner {
+  ~LastOwner() {
+    free_list().closed = true;
+    free_list().shrink(0);
+  }
+};
+
+void keep_some(FreeList &list) noexcept {
+  thread_local LastOwner owner;
+  (void)owner;
+  list.shrink(list.closed ? 0 : kKeepBytes);
 }
 
 /// What is really allocated for a request: two equal requests fit the same block.
@@ -70,13 +107,9 @@ void release(void *memory, std::size_t bytes) noexcept {
   if (memory == nullptr)
     return;
   FreeList &list = free_list();
-  if (list.depth == 0) {
-    std::free(memory);
-    return;
-  }
-  if (list.count == kKeep)
-    std::free(list.take(0).memory);
-  list.blocks[list.count++] = {memory, rounded(bytes)};
+  list.put({memory, rounded(bytes)});
+  if (list.depth == 0)
+    keep_some(list);
 }
 
 Scope::Scope() { ++free_list().depth; }
@@ -84,8 +117,7 @@ Scope::Scope() { ++free_list().depth; }
 Scope::~Scope() {
   FreeList &list = free_list();
   if (--list.depth == 0)
-    while (list.count > 0)
-      std::free(list.blocks[--list.count].memory);
+    keep_some(list);
 }
 
 } // namespace lowla::workspace

@@ -1,8 +1,9 @@
-// Memory for panels, kept from one allocation to the next while a call runs.
+// Memory for panels, kept from one allocation to the next.
 //
 // Fresh pages cost as much as the arithmetic on them (the kernel clears them), and a solver asks
-// for the same few sizes again and again. Inside a WorkspaceScope freed buffers go to a free list
-// of the thread and are taken from there; the outermost scope gives everything back to the system.
+// for the same few sizes again and again. Freed buffers go to a free list of the thread and are
+// taken from there: all of them inside a Scope, the latest 16 MiB between calls, none when the
+// thread ends.
 #pragma once
 
 #include "lowla/core/scalar.hpp"
@@ -15,7 +16,7 @@ namespace lowla::workspace {
 void *allocate(std::size_t bytes);
 void release(void *memory, std::size_t bytes) noexcept;
 
-/// Keeps freed buffers of this thread for reuse until the outermost scope ends.
+/// Keeps all freed buffers of this thread for reuse until the outermost scope ends.
 class Scope {
 public:
   Scope();
