@@ -775,10 +775,11 @@ struct ShiftedFactor {
 
 // --- one-sided Jacobi ---
 
-/// Rotate pairs of columns of B (and of V alike) until all are orthogonal to `tol`.
-template <class S> void orthogonalise_columns(Small<S> &B, Small<S> &V) {
+/// Rotate pairs of columns of B (and of V alike) until all are orthogonal to `accuracy` or
+/// rounding.
+template <class S> void orthogonalise_columns(Small<S> &B, Small<S> &V, double accuracy) {
   const index m = B.rows, n = B.cols;
-  const double tol = kEps * std::sqrt(static_cast<double>(m));
+  const double tol = std::max(accuracy, kEps * std::sqrt(static_cast<double>(m)));
   std::vector<double> squares(static_cast<std::size_t>(n));
   for (int sweep = 0; sweep < 40; ++sweep) {
     bool rotated = false;
@@ -1017,7 +1018,8 @@ bool leading_vector(const double *G, index n, double *x) {
   return false;
 }
 
-template <class S> void svd(const Small<S> &A, Small<S> &U, std::vector<double> &s, Small<S> &W) {
+template <class S>
+void svd(const Small<S> &A, Small<S> &U, std::vector<double> &s, Small<S> &W, double accuracy) {
   const index m = A.rows, n = A.cols;
   U = A;
   W = Small<S>::identity(n);
@@ -1035,7 +1037,7 @@ template <class S> void svd(const Small<S> &A, Small<S> &U, std::vector<double> 
         eigh(multiply(adjoint(U), U), squares, W);
         U = multiply(U, W);
       }
-      orthogonalise_columns(U, W);
+      orthogonalise_columns(U, W, accuracy);
       for (index j = 0; j < n; ++j)
         s[j] = std::sqrt(norm2(U.col(j), m));
       sort_columns(s, U, &W);
@@ -1064,7 +1066,7 @@ template <class S> void svd(const Small<S> &A, Small<S> &U, std::vector<double> 
   template void invert_upper(Small<S> &);                                                          \
   template void eigh(const Small<S> &, std::vector<double> &, Small<S> &);                         \
   template void eigh_leading(const Small<S> &, index, std::vector<double> &, Small<S> &);          \
-  template void svd(const Small<S> &, Small<S> &, std::vector<double> &, Small<S> &);
+  template void svd(const Small<S> &, Small<S> &, std::vector<double> &, Small<S> &, double);
 LOWLA_INSTANTIATE(double)
 LOWLA_INSTANTIATE(complex)
 #undef LOWLA_INSTANTIATE

@@ -22,7 +22,7 @@
 namespace lowla::threads {
 namespace {
 
-constexpr auto kSpin = std::chrono::microseconds(50);
+constexpr auto kSpin = std::chrono::microseconds(50), kAwakeSpin = std::chrono::microseconds(1000);
 constexpr int kMaxThreads = 256;
 
 void pause_cpu() {
@@ -66,6 +66,7 @@ private:
 };
 
 thread_local bool t_in_parallel = false;
+std::atomic<int> g_awake{0}; // scopes of Awake
 
 struct ParallelScope {
   bool previous = t_in_parallel;
@@ -134,9 +135,10 @@ private:
   void loop(int id) {
     std::uint64_t seen = 0;
     for (;;) {
-      const auto deadline = std::chrono::steady_clock::now() + kSpin;
+      const auto start = std::chrono::steady_clock::now();
       while (generation_.load(std::memory_order_acquire) == seen &&
-             std::chrono::steady_clock::now() < deadline)
+             std::chrono::steady_clock::now() - start <
+                 (g_awake.load(std::memory_order_relaxed) > 0 ? kAwakeSpin : kSpin))
         for (int i = 0; i < 16; ++i)
           pause_cpu();
       std::shared_ptr<Job> job;
@@ -177,6 +179,7 @@ Pool &pool() {
     static const int registered = pthread_atfork(nullptr, nullptr, [] {
       g_pool.store(nullptr);
       g_busy.store(false);
+      g_awake.store(0);
       t_in_parallel = false;
     });
     (void)registered;
@@ -225,6 +228,9 @@ void set_num_threads(int n) {
 }
 
 bool in_parallel() { return t_in_parallel; }
+
+Awake::Awake() { g_awake.fetch_add(1, std::memory_order_relaxed); }
+Awake::~Awake() { g_awake.fetch_sub(1, std::memory_order_relaxed); }
 
 namespace detail {
 

@@ -59,38 +59,31 @@ public:
   /// all of the rest lies.
   void orthonormalise_against(Panel &W, const Panels &P, const Panels &recent = {},
                               const Small<Wide> *first = nullptr) {
-    constexpr int kMaxRounds = 5;
+    constexpr int kMaxRounds = 4;
     const Panels none;
-    Small<Wide> G = first != nullptr
-                        ? Device::update(W, recent, *first, nullptr, &none)
-                        : Device::update(W, P, Device::coefficients(P, W), nullptr, &none);
-    const index d = W.cols;
-    for (int round = 1; round < kMaxRounds; ++round) {
-      // What one round of CholeskyQR and the projection leave, the next ones repair.
+    Small<Wide> products = first != nullptr
+                               ? Device::update(W, recent, *first, nullptr, &P)
+                               : Device::update(W, P, Device::coefficients(P, W), nullptr, &P);
+    for (int round = 0; round < kMaxRounds; ++round) {
       Triangle triangle;
-      const bool regular = factorise(std::move(G), triangle);
-      if (!regular)
-        by_levels(W);
-      const Small<Wide> products =
-          Device::update(W, none, {}, regular ? &triangle.inverse : nullptr, &P);
-      const Small<Wide> H = products.row_block(0, products.rows - d);
-      // By Pythagoras W^H W is known before W is projected (Carson, Lund, Rozloznik, SIAM J. Matrix
-      // Anal. Appl. 42, 2021, section 3); H is small by now.
-      G = products.row_block(products.rows - d, d);
-      const Small<Wide> HH = small::multiply(small::adjoint(H), H);
-      for (std::size_t i = 0; i < G.data.size(); ++i)
-        G.data[i] -= HH.data[i];
-      const bool known = factorise(G, triangle);
-      Device::update(W, P, H, known ? &triangle.inverse : nullptr, nullptr);
+      Projection next(products, W.cols);
+      bool known = factorise(next.G, triangle);
+      if (!known || triangle.pivot <= kPivotEasy) {
+        // Normalised first: what one round of CholeskyQR leaves, the next one repairs.
+        const bool regular = factorise(products.row_block(next.H.rows, W.cols), triangle);
+        if (!regular)
+          by_levels(W);
+        next = Projection(Device::update(W, none, {}, regular ? &triangle.inverse : nullptr, &P),
+                          W.cols);
+        known = factorise(next.G, triangle);
+      }
+      Device::update(W, P, next.H, known ? &triangle.inverse : nullptr, nullptr);
       if (!known || triangle.pivot <= kPivotEasy)
         orthonormalise(W);
       // Twice is enough, unless replaced directions had large components in P.
-      double largest = 0;
-      for (const Wide &h : H.data)
-        largest = std::max(largest, std::abs(h));
-      if (largest < 1e-3)
+      if (next.share < 1e-3)
         break;
-      G = Device::gram(W);
+      products = Device::update(W, none, {}, nullptr, &P);
     }
   }
 
@@ -99,9 +92,27 @@ private:
   /// Smallest pivot of the scaled Gram matrix that the second round repairs.
   static constexpr double kPivotFloor = kSingle ? 1e-5 : 1e-7;
   /// Above this pivot one round is as good as two.
-  static constexpr double kPivotEasy = 0.25;
+  static constexpr double kPivotEasy = 0.1;
   /// Eigenvalues of a scaled Gram matrix that count as well determined, relative to the largest.
   static constexpr double kWellDetermined = kSingle ? 1e-5 : 1e-8;
+
+  /// W - P H and its Gram matrix G, which by Pythagoras is known before W is projected (Carson,
+  /// Lund, Rozloznik, SIAM J. Matrix Anal. Appl. 42, 2021, section 3).
+  struct Projection {
+    Small<Wide> H, G;
+    double share = 0.0; ///< the largest part of a column of W, by a column of P
+
+    /// From P^H W and, below it, W^H W.
+    Projection(const Small<Wide> &products, index d)
+        : H(products.row_block(0, products.rows - d)), G(products.row_block(products.rows - d, d)) {
+      for (index j = 0; j < d; ++j)
+        for (index i = 0; i < H.rows; ++i)
+          share = std::max(share, std::abs(H(i, j)) / std::sqrt(real_of(G(j, j))));
+      const Small<Wide> HH = small::multiply(small::adjoint(H), H);
+      for (std::size_t i = 0; i < G.data.size(); ++i)
+        G.data[i] -= HH.data[i];
+    }
+  };
 
   /// G = R^H R.
   struct Triangle {

@@ -22,6 +22,7 @@
 #pragma once
 
 #include "lowla/core/blas.hpp"
+#include "lowla/core/threads.hpp"
 #include "lowla/core/workspace.hpp"
 #include "lowla/orth.hpp"
 
@@ -91,12 +92,14 @@ public:
 
   Result svd() {
     const workspace::Scope scope;
+    const threads::Awake awake;
     orient();
     return in_range([&] { return swap_back(oriented_svd()); });
   }
 
   Result nystrom() {
     const workspace::Scope scope;
+    const threads::Awake awake;
     A_ = &given_;
     return in_range([&] { return oriented_nystrom(); });
   }
@@ -104,6 +107,7 @@ public:
   /// `algebraic`: the largest eigenvalues; else the largest in magnitude.
   Result reigh(bool algebraic) {
     const workspace::Scope scope;
+    const threads::Awake awake;
     A_ = &given_;
     return in_range([&] { return oriented_reigh(algebraic); });
   }
@@ -330,33 +334,11 @@ private:
 
   static constexpr index kSubspaceReads = 4;
 
-  /// T with one more block column, of which the last rows are given and the others zero; Hermitian.
-  static void grow(Small<Wide> &T, const Small<Wide> &column) {
-    const index old = T.rows, b = column.cols, n = old + b, zeros = n - column.rows;
-    Small<Wide> larger(n, n);
-    for (index j = 0; j < old; ++j)
-      for (index i = 0; i < old; ++i)
-        larger(i, j) = T(i, j);
-    for (index j = 0; j < b; ++j)
-      for (index i = zeros; i < n; ++i) {
-        larger(i, old + j) = column(i - zeros, j);
-        if (i < old)
-          larger(old + j, i) = conj_of(column(i - zeros, j));
-      }
-    for (index j = 0; j < b; ++j) // Hermitian part of the new diagonal block
-      for (index i = 0; i <= j; ++i) {
-        const Wide mean = 0.5 * (larger(old + i, old + j) + conj_of(larger(old + j, old + i)));
-        larger(old + i, old + j) = mean;
-        larger(old + j, old + i) = conj_of(mean);
-      }
-    T = std::move(larger);
-  }
-
   struct Basis {
     std::list<Panel> P, Y;
     Panels p, y;
-    Small<Wide> T; ///< Y^H Y
-    double captured = 0.0;
+    std::vector<Small<Wide>> columns; ///< of T, by blocks: their last rows to the diagonal
+    double captured = 0.0;            ///< the trace of T
     index dimension = 0;
 
     void add(Panel block) {
@@ -368,11 +350,36 @@ private:
     static Panels recent(const Panels &all) {
       return {all.end() - std::min<std::ptrdiff_t>(2, all.end() - all.begin()), all.end()};
     }
-    void extend_products(const Small<Wide> &column) {
-      const index old = T.cols;
-      grow(T, column);
-      for (index j = old; j < T.cols; ++j)
-        captured += real_of(T(j, j));
+    void extend(Small<Wide> column) {
+      const index b = column.cols, above = column.rows - b;
+      for (index j = 0; j < b; ++j)
+        captured += real_of(column(above + j, j));
+      columns.push_back(std::move(column));
+    }
+    /// T = Y^H Y, or P^H A P: Hermitian, with zeros above the known rows of its columns.
+    Small<Wide> T() const {
+      index n = 0;
+      for (const Small<Wide> &column : columns)
+        n += column.cols;
+      Small<Wide> T(n, n);
+      index first = 0;
+      for (const Small<Wide> &column : columns) {
+        const index b = column.cols, zeros = first + b - column.rows;
+        for (index j = 0; j < b; ++j) {
+          for (index i = zeros; i < first; ++i) {
+            T(i, first + j) = column(i - zeros, j);
+            T(first + j, i) = conj_of(column(i - zeros, j));
+          }
+          for (index i = 0; i <= j; ++i) {
+            const Wide mean =
+                0.5 * (column(first - zeros + i, j) + conj_of(column(first - zeros + j, i)));
+            T(first + i, first + j) = mean;
+            T(first + j, first + i) = conj_of(mean);
+          }
+        }
+        first += b;
+      }
+      return T;
     }
   };
 
@@ -385,7 +392,7 @@ private:
     {
       const SmallWork timed(small_seconds_);
       const bool rank_is_given = request_.tol == 0;
-      small::eigh_leading(basis.T, rank_is_given ? request_.k + 1 : basis.dimension, lambda, E);
+      small::eigh_leading(basis.T(), rank_is_given ? request_.k + 1 : basis.dimension, lambda, E);
     }
     Result result;
     if (request_.tol > 0 && request_.tol < kTolFloor) {
@@ -462,7 +469,7 @@ private:
         if (!has_column)
           column = keep_products ? Device::coefficients(Basis::recent(basis.y), *basis.y.back())
                                  : Device::coefficients(Basis::recent(basis.p), W);
-        basis.extend_products(column);
+        basis.extend(column);
       }
       if (!std::isfinite(basis.captured))
         throw OutOfRange{};
@@ -491,7 +498,7 @@ private:
       return false;
     std::vector<double> lambda;
     Small<Wide> E;
-    small::eigh(basis.T, lambda, E);
+    small::eigh(basis.T(), lambda, E);
     const index rank = rank_for(lambda, basis.captured, goal);
     const bool settled = rank == previous_rank;
     previous_rank = rank;
@@ -561,7 +568,7 @@ private:
         R(i, j) *= norms[j];
         inverse(i, j) /= norms[i];
       }
-    small::svd(R, Ur, result.values, W);
+    small::svd(R, Ur, result.values, W, 0.01 * kUnit);
     Device::multiply_right(B, small::multiply(inverse, Ur));
     result.left = std::move(B);
     result.right = Device::combine(basis.p, small::multiply(E, W));
@@ -948,7 +955,7 @@ private:
       A_->multiply(X, W, iteration == 0 ? &norm2 : nullptr);
       if (iteration == 0)
         check_range(norm2);
-      grow(basis.T, Device::inner(basis.p, W));
+      basis.extend(Device::inner(basis.p, W));
       const index room = n - basis.dimension;
       if (iteration >= plan.reads || room == 0 || stop_asked(iteration + 1, 0.0))
         break;
@@ -959,7 +966,7 @@ private:
     }
     std::vector<double> lambda;
     Small<Wide> E;
-    small::eigh(basis.T, lambda, E);
+    small::eigh(basis.T(), lambda, E);
     std::vector<index> order(lambda.size());
     std::iota(order.begin(), order.end(), index(0));
     if (!algebraic)

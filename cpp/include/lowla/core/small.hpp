@@ -97,9 +97,11 @@ void eigh_leading(const Small<S> &A, index count, std::vector<double> &w, Small<
 /// positive pivots, or theta^2 is more than half of ||G||_F^2. False leaves no meaning in x.
 bool leading_vector(const double *G, index n, double *x);
 
-/// A (m x n, m >= n) = U diag(s) W^H, s descending, U (m x n). Columns of U whose singular value is
-/// zero are zero.
-template <class S> void svd(const Small<S> &A, Small<S> &U, std::vector<double> &s, Small<S> &W);
+/// A (m x n, m >= n) = U diag(s) W^H, s descending, U (m x n), whose columns are orthogonal to
+/// `accuracy`, or to rounding. Columns of U whose singular value is zero are zero.
+template <class S>
+void svd(const Small<S> &A, Small<S> &U, std::vector<double> &s, Small<S> &W,
+         double accuracy = 0.0);
 
 } // namespace small
 } // namespace lowla

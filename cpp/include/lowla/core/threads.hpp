@@ -1,7 +1,8 @@
 // One small thread pool for the whole library.
 //
 // Lazy; the caller works too and never waits for a worker that has not started; workers spin for at
-// most kSpin, then sleep; a nested parallel_for runs serially; the first exception is rethrown on
+// most kSpin, or kAwakeSpin inside a kernel that asks for it (Awake), then sleep; a nested
+// parallel_for runs serially; the first exception is rethrown on
 // the caller; after fork() the child starts with an empty pool. Chunks are handed out dynamically,
 // so a result must depend on the chunk index alone, never on the thread.
 #pragma once
@@ -20,6 +21,16 @@ int get_num_threads();
 void set_num_threads(int n);
 /// True inside a parallel loop: everything called from there runs serially.
 bool in_parallel();
+
+/// While one lives, workers wait longer for the next loop before they sleep, out of which they need
+/// some 50 us: for kernels whose loops alternate with short serial work.
+class Awake {
+public:
+  Awake();
+  ~Awake();
+  Awake(const Awake &) = delete;
+  Awake &operator=(const Awake &) = delete;
+};
 
 namespace detail {
 using ChunkFunction = void (*)(void *context, index chunk);
