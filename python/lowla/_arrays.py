@@ -162,8 +162,7 @@ def matrix(
     Raises TypeError for what is no numeric array (or an operator where entries are needed) and
     ValueError for a wrong number of dimensions.
     """
-    roots = {c.__module__.partition(".")[0] for c in type(A).__mro__}
-    taken = _take(cast(Any, A), name, roots)
+    taken = _take(cast(Any, A), name)
     if taken.kind == "operator" and not operator:
         raise TypeError(f"{name} must be an array or a sparse matrix, got a linear operator")
     ndim = len(taken.shape)
@@ -179,8 +178,7 @@ def right_side(b: ArrayLike, A: Matrix, name: str = "b") -> Matrix:
     Raises TypeError for what is no numeric array or lives elsewhere than A, ValueError for a shape
     that does not fit.
     """
-    roots = {c.__module__.partition(".")[0] for c in type(b).__mro__}
-    taken = _take(cast(Any, b), name, roots)
+    taken = _take(cast(Any, b), name)
     if taken.kind != "dense":
         raise TypeError(f"{name} must be a dense array, got {type(b).__name__}")
     if len(taken.shape) not in (1, 2):
@@ -197,15 +195,9 @@ def dense(A: ArrayLike, name: str, dims: tuple[int, ...] = ()) -> Matrix:
 
     Raises TypeError for what is no numeric dense array and ValueError for other dimensions.
     """
-    if type(A) is np.ndarray:
-        flags, dtype = A.flags, A.dtype
-        plain = dtype.char in "fdFD" and dtype.isnative and flags.forc and flags.aligned
-        taken = _dense(A, "host", _same) if plain else _host(A, name)
-    else:
-        roots = {c.__module__.partition(".")[0] for c in type(A).__mro__}
-        taken = _take(cast(Any, A), name, roots)
-        if taken.kind != "dense":
-            raise TypeError(f"{name} must be a dense array, got {type(A).__name__}")
+    taken = _take(cast(Any, A), name)
+    if taken.kind != "dense":
+        raise TypeError(f"{name} must be a dense array, got {type(A).__name__}")
     if not dims and not taken.shape:
         raise ValueError(f"{name} must have at least 1 dimension, got a scalar")
     if dims and len(taken.shape) not in dims:
@@ -269,11 +261,11 @@ def stored(A: ArrayLike, name: str) -> Stored:
 
     Raises TypeError for what is no real numeric dense array.
     """
-    roots = {c.__module__.partition(".")[0] for c in type(A).__mro__}
+    roots = _roots(A)
     half = _torch_half(A) if "torch" in roots else _half(A, roots)
     if half is not None:
         return half
-    taken = _take(cast(Any, A), name, roots)
+    taken = _take(cast(Any, A), name)
     if taken.kind != "dense":
         raise TypeError(f"{name} must be a dense array, got {type(A).__name__}")
     if taken.dtype.kind == "c":
@@ -405,9 +397,15 @@ def column_norms(b: Matrix) -> Array:
     return cast(Array, (abs(b.dense) ** 2).sum(axis=0) ** 0.5)
 
 
-def _take(A: Any, name: str, roots: set[str]) -> Matrix:
+def _roots(A: object) -> set[str]:
+    """The packages that the classes of A come from."""
+    return {c.__module__.partition(".")[0] for c in type(A).__mro__}
+
+
+def _take(A: Any, name: str) -> Matrix:
     if type(A) is np.ndarray:
         return _host(A, name)
+    roots = _roots(A)
     if "dask" in roots:
         raise TypeError(
             f"{name} is a Dask array, which lowla does not take yet: pass {name}.compute(), or "
@@ -464,6 +462,9 @@ def _dense(a: Any, device: Device, wrap: Callable[[Array], Array]) -> Matrix:
 
 
 def _host(a: npt.NDArray[Any], name: str) -> Matrix:
+    flags, dtype = a.flags, a.dtype
+    if dtype.char in "fdFD" and dtype.isnative and flags.forc and flags.aligned:
+        return _dense(a, "host", _same)  # as nearly all are
     return _dense(_computable(a, name), "host", _same)
 
 

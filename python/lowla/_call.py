@@ -124,8 +124,10 @@ class RsvdCall(Call[RsvdInfo]):
     def info(self, facts: Facts) -> RsvdInfo:
         """The backend's facts as `info`; warns where the answer is not what was asked."""
         made = info(facts, self.M.shape[:-2], self.k, self.tol, self.name, self._start)
+        if made.converged is True or np.all(made.converged):
+            return made
         worst = float(np.max(made.error, initial=0.0))
-        if not np.all(made.converged) and not np.isnan(worst):
+        if not np.isnan(worst):
             asked = "" if self.tol is None else f", asked was tol={self.tol:g}"
             self.warn(f"stopped at a relative error of {worst:.1e}{asked}")
         return made

@@ -6,6 +6,7 @@ All randomness in lowla is Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011) addre
 
 from __future__ import annotations
 
+import functools
 import operator
 from typing import TypeAlias
 
@@ -22,10 +23,19 @@ def philox_key(rng: RngLike) -> int:
     if isinstance(rng, np.random.Generator):
         return int(rng.integers(0, 2**64 - 1, dtype=np.uint64, endpoint=True))
     if rng is None:
-        rng = np.random.SeedSequence()
-    if not isinstance(rng, np.random.SeedSequence):
-        rng = np.random.SeedSequence(_seed(rng))
-    return int(rng.generate_state(1, np.uint64)[0])
+        return _first_word(np.random.SeedSequence())
+    if isinstance(rng, np.random.SeedSequence):
+        return _first_word(rng)
+    return _key_of_seed(_seed(rng))
+
+
+def _first_word(sequence: np.random.SeedSequence) -> int:
+    return int(sequence.generate_state(1, np.uint64)[0])
+
+
+@functools.lru_cache(maxsize=256)
+def _key_of_seed(seed: int) -> int:
+    return _first_word(np.random.SeedSequence(seed))
 
 
 def _seed(rng: object) -> int:
