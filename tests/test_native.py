@@ -323,6 +323,24 @@ def test_repeated_calls_do_not_leak(fails):
     assert sys.getrefcount(A) == references
 
 
+def test_threads_that_end_give_their_memory_back():
+    psutil = pytest.importorskip("psutil")
+    A = random_matrix(4000, 1000, np.float64)
+
+    def work():
+        lowla.rsvd(A, 50, rng=0)  # some 8 MiB of panels, which the thread keeps for its next call
+
+    def resident_after(count):
+        for _ in range(count):
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+        return psutil.Process().memory_info().rss
+
+    before = resident_after(5)
+    assert resident_after(25) - before < 32 << 20
+
+
 # --- malformed payloads: the module itself never reads out of bounds ---
 
 
