@@ -23,16 +23,13 @@ inline index chunks_for(double flops, index wanted) {
   return std::max<index>(1, std::min(wanted, affordable));
 }
 
-/// Split of `rows` into chunks of whole row blocks, about as many in each, and of more than four
-/// chunks a multiple of four: even shares for few threads. Depends on the sizes alone.
+/// Split of `rows` into chunks of whole row blocks, about as many in each; at least one chunk.
+/// Depends on the sizes alone.
 struct RowChunks {
   index rows, block, blocks, count;
   RowChunks(index n_rows, index wanted, index block_rows)
       : rows(n_rows), block(block_rows), blocks((n_rows + block_rows - 1) / block_rows),
-        count(std::min(std::max<index>(1, wanted), blocks)) {
-    if (count > 4)
-      count -= count % 4;
-  }
+        count(std::max<index>(1, std::min(wanted, blocks))) {}
   index first(index c) const { return std::min(rows, blocks * c / count * block); }
   index last(index c) const { return first(c + 1); }
 };

@@ -21,6 +21,7 @@
 
 namespace lowla {
 
+using rows::RowChunks;
 using rows::scratch;
 using threads::parallel_for;
 
@@ -360,17 +361,9 @@ void apply_inverse(const double *L, index ld, index m, index head, double *C, in
 
 // --- partitions ---
 
-struct Parts {
-  index first, size, count, end;
-  index begin(index p) const { return first + p * size; }
-  index finish(index p) const { return std::min(end, begin(p) + size); }
-};
-
 /// The columns in parts of whole tiles, as many as `flops` in all are worth, at most `most`.
-Parts parts_of(index first, index last, index tile, double flops, index most) {
-  const index wanted = rows::chunks_for(flops, std::max<index>(1, most));
-  const index size = std::max(tile, round_up((last - first + wanted - 1) / wanted, tile));
-  return {first, size, std::max<index>(1, (last - first + size - 1) / size), last};
+RowChunks parts_of(index d, index tile, double flops, index most) {
+  return {d, rows::chunks_for(flops, std::max<index>(1, most)), tile};
 }
 
 /// Partial results of `size` numbers that may be kept.
@@ -391,12 +384,12 @@ template <class F> void for_groups(index r, F &&f) {
 /// R (m x padded(cols)) = G X, in parallel.
 Buffer<double> all_dots(const Gradients &G, const Vectors &X, index c, index cols) {
   const index size = G.m * padded(cols);
-  const Parts parts = parts_of(0, G.d, kTile, flops_of(G, cols), affordable_parts(G, size));
+  const RowChunks parts = parts_of(G.d, kTile, flops_of(G, cols), affordable_parts(G, size));
   Buffer<double> partial(parts.count * size);
   parallel_for(parts.count, [&](index p) {
     double *R = partial.get() + p * size;
     std::fill(R, R + size, 0.0);
-    add_dots(G, X, parts.begin(p), parts.finish(p), 0, c, cols, R);
+    add_dots(G, X, parts.first(p), parts.last(p), 0, c, cols, R);
   });
   rows::add_parts(partial.get(), partial.get() + size, parts.count - 1, size, size);
   return partial;
@@ -404,9 +397,9 @@ Buffer<double> all_dots(const Gradients &G, const Vectors &X, index c, index col
 
 void all_combined(const Gradients &G, const double *C, const Vectors &X, double alpha, double beta,
                   index c, index cols, const MutableVectors &Y) {
-  const Parts parts = parts_of(0, G.d, kTile, flops_of(G, cols), 4 * kMostParts);
+  const RowChunks parts = parts_of(G.d, kTile, flops_of(G, cols), 4 * kMostParts);
   parallel_for(parts.count, [&](index p) {
-    combine(G, C, X, alpha, beta, parts.begin(p), parts.finish(p), c, cols, Y);
+    combine(G, C, X, alpha, beta, parts.first(p), parts.last(p), c, cols, Y);
   });
 }
 
@@ -492,7 +485,7 @@ void gram_of_all(const Gradients &G, const double *mask, double *K) {
   const RowGram add(G, mask);
   const index rows = add.padded_rows, size = rows * rows;
   const double flops = flops_of(G, G.m) / 2;
-  const Parts parts = parts_of(0, G.d, kTile, flops, affordable_parts(G, size));
+  const RowChunks parts = parts_of(G.d, kTile, flops, affordable_parts(G, size));
   // Bands read some rows again: only as many as it takes to occupy the threads.
   const index bands = std::clamp<index>(2 * threads::get_num_threads() / parts.count, 1,
                                         std::max<index>(1, rows / 96));
@@ -500,8 +493,8 @@ void gram_of_all(const Gradients &G, const double *mask, double *K) {
   std::fill(partial.get(), partial.get() + parts.count * size, 0.0);
   parallel_for(parts.count * bands, [&](index chunk) {
     const index p = chunk / bands, band = chunk % bands;
-    add(parts.begin(p), parts.finish(p), band_row(rows, band, bands),
-        band_row(rows, band + 1, bands), partial.get() + p * size);
+    add(parts.first(p), parts.last(p), band_row(rows, band, bands), band_row(rows, band + 1, bands),
+        partial.get() + p * size);
   });
   rows::add_parts(partial.get(), partial.get() + size, parts.count - 1, size, size);
   mirror(partial.get(), rows, G.m, K);
@@ -786,13 +779,12 @@ private:
 
   /// Row and column `slot` of every K_b, from one read of G.
   void renew_row() {
-    const Parts parts = G_.blocks > 1
-                            ? Parts{0, 0, G_.blocks, 0}
-                            : parts_of(0, G_.d, kTile, flops_of(G_, 1), affordable_parts(G_, m_));
-    Buffer<double> dots(parts.count * m_);
-    parallel_for(parts.count, [&](index p) {
-      const index first = G_.blocks > 1 ? G_.first(p) : parts.begin(p);
-      const index last = G_.blocks > 1 ? G_.last(p) : parts.finish(p);
+    const RowChunks parts = parts_of(G_.d, kTile, flops_of(G_, 1), affordable_parts(G_, m_));
+    const index count = G_.blocks > 1 ? G_.blocks : parts.count;
+    Buffer<double> dots(count * m_);
+    parallel_for(count, [&](index p) {
+      const index first = G_.blocks > 1 ? G_.first(p) : parts.first(p);
+      const index last = G_.blocks > 1 ? G_.last(p) : parts.last(p);
       double *r = dots.get() + p * m_, *g = scratch<double>(kTile, kPanelSlot);
       std::fill(r, r + m_, 0.0);
       double square = 0;
@@ -805,7 +797,7 @@ private:
       r[slot_] = square;
     });
     if (G_.blocks == 1)
-      rows::add_parts(dots.get(), dots.get() + m_, parts.count - 1, m_, m_);
+      rows::add_parts(dots.get(), dots.get() + m_, count - 1, m_, m_);
     for (index b = 0; b < G_.blocks; ++b)
       for (index i = 0; i < m_; ++i)
         K_.at(b)[slot_ * K_.ld + i] = K_.at(b)[i * K_.ld + slot_] = dots.get()[b * m_ + i];
@@ -1040,9 +1032,9 @@ void diagonal_of(const Gradients &G, const InverseColumns &columns, double damp,
 void fisher_diagonal(const Gradients &G, const Factors &L, index head, double damp, double *out) {
   if (G.blocks == 1) {
     const InverseColumns columns(G, L, head, 0);
-    const Parts parts = parts_of(0, G.d, 512, flops_of(G, G.order()), 4 * kMostParts);
+    const RowChunks parts = parts_of(G.d, 512, flops_of(G, G.order()), 4 * kMostParts);
     parallel_for(parts.count, [&](index p) {
-      diagonal_of(G, columns, damp, parts.begin(p), parts.finish(p), out);
+      diagonal_of(G, columns, damp, parts.first(p), parts.last(p), out);
     });
     return;
   }
@@ -1109,15 +1101,15 @@ void natural_gradient(const Vectors &G, const Vectors &U, const double *S, doubl
   const index su = round_up(std::max<index>(1, s), kUnit), ru = round_up(r, kUnit);
   const index size = su * (su + ru);
   const double flops = 2.0 * static_cast<double>(d) * static_cast<double>(size);
-  const Parts parts = parts_of(0, d, kSlab, flops, 16);
+  const RowChunks parts = parts_of(d, kSlab, flops, 16);
   Buffer<double> partial(parts.count * size);
   parallel_for(parts.count, [&](index p) { // U^T [U, G]
     double *sum = partial.get() + p * size;
     std::fill(sum, sum + size, 0.0);
     double *u = scratch<double>(kSlab * su, kWideSlot);
     double *g = scratch<double>(kSlab * ru, kVectorSlot);
-    for (index k = parts.begin(p); k < parts.finish(p); k += kSlab) {
-      const index n = std::min(kSlab, parts.finish(p) - k);
+    for (index k = parts.first(p); k < parts.last(p); k += kSlab) {
+      const index n = std::min(kSlab, parts.last(p) - k);
       load_vectors(U, k, n, 0, s, su, u);
       load_vectors(G, k, n, 0, r, ru, g);
       simd::dense<double>().multiply_transposed(u, su, n, su, u, su, su, sum, su, true, {});
@@ -1149,8 +1141,8 @@ void natural_gradient(const Vectors &G, const Vectors &U, const double *S, doubl
     double *u = scratch<double>(kSlab * su, kWideSlot);
     double *g = scratch<double>(kSlab * ru, kVectorSlot);
     double *y = scratch<double>(kSlab * ru, kResultSlot);
-    for (index k = parts.begin(p); k < parts.finish(p); k += kSlab) {
-      const index n = std::min(kSlab, parts.finish(p) - k);
+    for (index k = parts.first(p); k < parts.last(p); k += kSlab) {
+      const index n = std::min(kSlab, parts.last(p) - k);
       load_vectors(U, k, n, 0, s, su, u);
       load_vectors(G, k, n, 0, r, ru, g);
       simd::dense<double>().multiply(u, su, n, su, C, ru, ru, y, ru, false, {});
