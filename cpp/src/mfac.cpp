@@ -139,17 +139,66 @@ void store_vectors(const double *y, index first, index n, index c, index cols, i
 
 // --- loops that the compiler vectorises ---
 
-/// out (cols x rows, rows ldo apart) = x^T (rows x cols)
+/// The 8 x 8 matrix whose rows are v, transposed.
+inline __attribute__((always_inline)) void transpose(eight (&v)[8]) {
+  typedef long long spots __attribute__((vector_size(64)));
+  eight pairs[8], fours[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    pairs[i] = __builtin_shuffle(v[i], v[i + 1], spots{0, 8, 2, 10, 4, 12, 6, 14});
+    pairs[i + 1] = __builtin_shuffle(v[i], v[i + 1], spots{1, 9, 3, 11, 5, 13, 7, 15});
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const int at = i + (i & 2); // 0, 1, 4, 5
+    fours[at] = __builtin_shuffle(pairs[at], pairs[at + 2], spots{0, 1, 8, 9, 4, 5, 12, 13});
+    fours[at + 2] = __builtin_shuffle(pairs[at], pairs[at + 2], spots{2, 3, 10, 11, 6, 7, 14, 15});
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    v[i] = __builtin_shuffle(fours[i], fours[i + 4], spots{0, 1, 2, 3, 8, 9, 10, 11});
+    v[i + 4] = __builtin_shuffle(fours[i], fours[i + 4], spots{4, 5, 6, 7, 12, 13, 14, 15});
+  }
+}
+
+/// out (cols x rows, rows ldo apart) = x^T (rows x cols), cols a multiple of 8.
 LOWLA_CLONES void turn(const double *x, index rows, index cols, double *out, index ldo) {
-  for (index j = 0; j < cols; ++j)
-    for (index i = 0; i < rows; ++i)
+  index i = 0;
+  for (; i + 8 <= rows; i += 8)
+    for (index j = 0; j < cols; j += 8) {
+      eight block[8];
+#pragma GCC unroll 8
+      for (int r = 0; r < 8; ++r)
+        block[r] = *reinterpret_cast<const eight *>(x + (i + r) * cols + j);
+      transpose(block);
+#pragma GCC unroll 8
+      for (int r = 0; r < 8; ++r)
+        *reinterpret_cast<eight *>(out + (j + r) * ldo + i) = block[r];
+    }
+  for (; i < rows; ++i)
+    for (index j = 0; j < cols; ++j)
       out[j * ldo + i] = x[i * cols + j];
 }
 
-/// out (rows x cols) = a x + b y^T, y (cols x rows, rows ldy apart)
+/// out (rows x cols) = a x + b y^T, y (cols x rows, rows ldy apart), cols a multiple of 8.
 LOWLA_CLONES void blend_turned(double a, const double *x, double b, const double *y, index ldy,
                                index rows, index cols, double *out) {
-  for (index i = 0; i < rows; ++i)
+  index i = 0;
+  for (; i + 8 <= rows; i += 8)
+    for (index j = 0; j < cols; j += 8) {
+      eight block[8];
+#pragma GCC unroll 8
+      for (int r = 0; r < 8; ++r)
+        block[r] = *reinterpret_cast<const eight *>(y + (j + r) * ldy + i);
+      transpose(block);
+#pragma GCC unroll 8
+      for (int r = 0; r < 8; ++r) {
+        const index at = (i + r) * cols + j;
+        *reinterpret_cast<eight *>(out + at) =
+            a * *reinterpret_cast<const eight *>(x + at) + b * block[r];
+      }
+    }
+  for (; i < rows; ++i)
     for (index j = 0; j < cols; ++j)
       out[i * cols + j] = a * x[i * cols + j] + b * y[j * ldy + i];
 }

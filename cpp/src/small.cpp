@@ -65,8 +65,6 @@ LOWLA_CLONES void rank2_real(double a, const double *x, double b, const double *
     z[i] -= a * x[i] + b * y[i];
 }
 
-typedef double eight __attribute__((vector_size(64), aligned(8), may_alias));
-
 inline __attribute__((always_inline)) double lane_sum(const eight &s) {
   return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
 }

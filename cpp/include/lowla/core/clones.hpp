@@ -9,3 +9,8 @@
 #else
 #define LOWLA_CLONES
 #endif
+
+namespace lowla {
+/// Eight doubles, in however many registers, of any alignment.
+typedef double eight __attribute__((vector_size(64), aligned(8), may_alias));
+} // namespace lowla
