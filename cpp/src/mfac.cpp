@@ -139,10 +139,13 @@ void store_vectors(const double *y, index first, index n, index c, index cols, i
 
 // --- loops that the compiler vectorises ---
 
-/// The 8 x 8 matrix whose rows are v, transposed.
-inline __attribute__((always_inline)) void transpose(eight (&v)[8]) {
+/// The rows of v = the columns of an 8 x 8 block of x, whose rows are ld apart.
+inline __attribute__((always_inline)) void load_turned(const double *x, index ld, eight (&v)[8]) {
   typedef long long spots __attribute__((vector_size(64)));
   eight pairs[8], fours[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i)
+    v[i] = *reinterpret_cast<const eight *>(x + i * ld);
 #pragma GCC unroll 4
   for (int i = 0; i < 8; i += 2) {
     pairs[i] = __builtin_shuffle(v[i], v[i + 1], spots{0, 8, 2, 10, 4, 12, 6, 14});
@@ -167,10 +170,7 @@ LOWLA_CLONES void turn(const double *x, index rows, index cols, double *out, ind
   for (; i + 8 <= rows; i += 8)
     for (index j = 0; j < cols; j += 8) {
       eight block[8];
-#pragma GCC unroll 8
-      for (int r = 0; r < 8; ++r)
-        block[r] = *reinterpret_cast<const eight *>(x + (i + r) * cols + j);
-      transpose(block);
+      load_turned(x + i * cols + j, cols, block);
 #pragma GCC unroll 8
       for (int r = 0; r < 8; ++r)
         *reinterpret_cast<eight *>(out + (j + r) * ldo + i) = block[r];
@@ -187,10 +187,7 @@ LOWLA_CLONES void blend_turned(double a, const double *x, double b, const double
   for (; i + 8 <= rows; i += 8)
     for (index j = 0; j < cols; j += 8) {
       eight block[8];
-#pragma GCC unroll 8
-      for (int r = 0; r < 8; ++r)
-        block[r] = *reinterpret_cast<const eight *>(y + (j + r) * ldy + i);
-      transpose(block);
+      load_turned(y + j * ldy + i, ldy, block);
 #pragma GCC unroll 8
       for (int r = 0; r < 8; ++r) {
         const index at = (i + r) * cols + j;

@@ -2,9 +2,9 @@
 //
 // Lazy; the caller works too and never waits for a worker that has not started; workers spin for at
 // most kSpin, or kAwakeSpin inside a kernel that asks for it (Awake), then sleep; a nested
-// parallel_for runs serially; the first exception is rethrown on
-// the caller; after fork() the child starts with an empty pool. Chunks are handed out dynamically,
-// so a result must depend on the chunk index alone, never on the thread.
+// parallel_for runs serially; the first exception is rethrown on the caller; after fork() the child
+// starts with an empty pool. Chunks are handed out dynamically, so a result must depend on the
+// chunk index alone, never on the thread.
 #pragma once
 
 #include "lowla/core/cancel.hpp"
