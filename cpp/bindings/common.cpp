@@ -63,11 +63,12 @@ void ensure_blas() {
   const int bytes = probe_integer_bytes(capsule_pointer(lapack_capi, "ilaver", 3));
   for (const char type : {'s', 'd', 'c', 'z'}) {
     const bool complex = type == 'c' || type == 'z';
-    const int arity[blas::kRoutineCount] = {13, 5, complex ? 13 : 11, complex ? 15 : 14, 8, 6};
+    const int arity[blas::kRoutineCount] = {13, 11, 10, 5, complex ? 13 : 11, complex ? 15 : 14,
+                                            8,  6};
     for (int r = 0; r < blas::kRoutineCount; ++r) {
       const auto routine = static_cast<blas::Routine>(r);
       const std::string name = blas::routine_name(routine, type);
-      const bool from_blas = routine == blas::kGemm;
+      const bool from_blas = routine <= blas::kHerk;
       blas::install(routine, type,
                     capsule_pointer(from_blas ? blas_capi : lapack_capi, name, arity[r]), bytes);
     }

@@ -112,8 +112,9 @@ void gesdd_as(char job, index m, index n, Small<S> &A, std::vector<double> &s, S
 
 std::string routine_name(Routine routine, char type) {
   const bool complex = type == 'c' || type == 'z';
-  const char *stem[kRoutineCount] = {"gemm",  "potrf", complex ? "heevd" : "syevd",
-                                     "gesdd", "geqrf", "trtri"};
+  const char *stem[kRoutineCount] = {
+      "gemm",  "trsm", complex ? "herk" : "syrk", "potrf", complex ? "heevd" : "syevd", "gesdd",
+      "geqrf", "trtri"};
   return type + std::string(stem[routine]);
 }
 
@@ -149,6 +150,30 @@ void gemm(char op_a, char op_b, index m, index n, index k, std::complex<double> 
           const std::complex<double> *A, index lda, const std::complex<double> *B, index ldb,
           std::complex<double> beta, std::complex<double> *C, index ldc) {
   gemm_as(op_a, op_b, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc);
+}
+
+template <class S> void solve_transposed(index n, index r, const S *R, index ldr, S *B, index ldb) {
+  with_integer([&](auto zero) {
+    using Int = decltype(zero);
+    using F = void(char *, char *, char *, char *, Int *, Int *, S *, S *, Int *, S *, Int *);
+    Int ni = narrow<Int>(n), ri = narrow<Int>(r), lr = narrow<Int>(ldr), lb = narrow<Int>(ldb);
+    char side = 'L', uplo = 'U', op = 'T', diagonal = 'N';
+    S one(1);
+    function<S, F>(kTrsm)(&side, &uplo, &op, &diagonal, &ni, &ri, &one, const_cast<S *>(R), &lr, B,
+                          &lb);
+  });
+}
+
+template <class S> void add_gram(index n, index k, const S *A, index lda, S *C, index ldc) {
+  with_integer([&](auto zero) {
+    using Int = decltype(zero);
+    using R = real_t<S>;
+    using F = void(char *, char *, Int *, Int *, R *, S *, Int *, R *, S *, Int *);
+    Int ni = narrow<Int>(n), ki = narrow<Int>(k), ai = narrow<Int>(lda), ci = narrow<Int>(ldc);
+    char uplo = 'U', op = 'N';
+    R one(1);
+    function<S, F>(kHerk)(&uplo, &op, &ni, &ki, &one, const_cast<S *>(A), &ai, &one, C, &ci);
+  });
 }
 
 template <class S> bool potrf(index n, S *A, index lda) {
@@ -252,6 +277,8 @@ template <class S> std::vector<double> singular_values(Small<S> A) {
 
 #define LOWLA_INSTANTIATE(S)                                                                       \
   template Small<S> product(char, const Small<S> &, char, const Small<S> &);                       \
+  template void solve_transposed(index, index, const S *, index, S *, index);                      \
+  template void add_gram(index, index, const S *, index, S *, index);                              \
   template void triangle(Small<S> &);                                                              \
   template bool invert_upper(Small<S> &);                                                          \
   template std::vector<double> singular_values(Small<S>);

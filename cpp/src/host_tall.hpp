@@ -4,6 +4,7 @@
 #include "lowla/lstsq.hpp"
 
 #include "panel_products.hpp"
+#include "sketched_qr.hpp"
 
 namespace lowla::rows {
 
@@ -24,20 +25,65 @@ void load_rows(MatrixView<T> b, index first, index count, index width, Out *out)
     }
 }
 
-/// The triangular factor of [A b; damp I 0].
-template <class Rows, class T>
-Small<wide_t<T>> triangle_of(const Rows &A, MatrixView<T> b, double damp) {
+/// A sketch of d rows in double precision.
+template <class Rows> Small<wide_t<typename Rows::Scalar>> wide_sketch(const Rows &A, index d) {
+  using T = typename Rows::Scalar;
   using Wide = wide_t<T>;
-  const index n = A.cols();
+  const index m = A.rows(), n = A.cols();
+  const auto spec = [&](index part, index rows) {
+    return sketch_spec("sjlt", static_cast<std::uint64_t>(part), d, rows, 4, 1.0);
+  };
+  Small<Wide> out(d, n);
+  const auto add = [&](const Wide *SA) {
+    for (index j = 0; j < n; ++j)
+      for (index i = 0; i < d; ++i)
+        out(i, j) += SA[i * n + j];
+  };
+  if constexpr (std::is_same_v<T, Wide>) {
+    add(sketch_of(A, spec(0, m)).get());
+  } else { // rows at a time, as a copy of A in double precision would be large
+    const index block = std::max<index>(d, (index(4) << 20) / (n * index(sizeof(Wide))));
+    Buffer<Wide> wide(std::min(block, m) * n), SA(d * n);
+    for (index first = 0; first < m; first += block) {
+      const index rows = std::min(block, m - first);
+      for_entries(A, first, first + rows,
+                  [&](index i, index j, Wide a) { wide.get()[(i - first) * n + j] = a; });
+      sketch_dense(spec(first, rows), MatrixView<Wide>{wide.get(), rows, n, n, 1, false}, SA.get());
+      add(SA.get());
+    }
+  }
+  return out;
+}
+
+/// The first n rows of the triangular factor of [A b; damp I 0]; `reads` of A are counted.
+template <class Rows, class T>
+Small<wide_t<T>> triangle_of(const Rows &A, MatrixView<T> b, double damp, index &reads) {
+  using Wide = wide_t<T>;
+  // From this many columns, and this many times as many rows as the sketch has, `sketched_qr` is
+  // faster than LAPACK's QR.
+  constexpr index kColumns = 32, kShape = 4;
+  const index m = A.rows(), n = A.cols(), d = sketched_qr_rows(n);
+  const auto load = [&](index first, index rows, auto &&put) { // put(i, j, entry of [A b])
+    for_entries(A, first, first + rows, [&](index i, index j, Wide a) { put(i - first, j, a); });
+    for (index i = 0; i < rows; ++i)
+      for (index j = 0; j < b.n; ++j) {
+        const Wide value(*b.at(first + i, j));
+        put(i, n + j, b.conjugated ? conj_of(value) : value);
+      }
+  };
+  if (n >= kColumns && m >= kShape * d) {
+    reads += 2;
+    std::optional<Small<Wide>> R = sketched_qr(
+        m, b.n, wide_sketch(A, d), damp, [&](index first, index rows, Small<Wide> &out) {
+          load(first, rows, [&](index i, index j, Wide a) { out(j, i) = a; });
+        });
+    if (R)
+      return std::move(*R);
+  }
+  ++reads;
   return triangle_by_blocks<Wide>(
-      A.rows(), n + b.n, n, damp, [&](index first, index rows, Small<Wide> &out, index below) {
-        for_entries(A, first, first + rows,
-                    [&](index i, index j, Wide a) { out(below + i - first, j) = a; });
-        for (index j = 0; j < b.n; ++j)
-          for (index i = 0; i < rows; ++i) {
-            const Wide value(*b.at(first + i, j));
-            out(below + i, n + j) = b.conjugated ? conj_of(value) : value;
-          }
+      m, n + b.n, n, damp, [&](index first, index rows, Small<Wide> &out, index below) {
+        load(first, rows, [&](index i, index j, Wide a) { out(below + i, j) = a; });
       });
 }
 
@@ -72,10 +118,7 @@ public:
         [&](index first, index count, R *, R *B) { load_rows(b_, first, count, width, B); }, G, H);
   }
 
-  Small<Wide> triangle(double damp) override {
-    ++this->reads;
-    return triangle_of(A_, b_, damp);
-  }
+  Small<Wide> triangle(double damp) override { return triangle_of(A_, b_, damp, this->reads); }
 
   Small<Wide> sketched_triangle(const SketchSpec &spec, double damp) override {
     ++this->reads;
@@ -83,7 +126,9 @@ public:
     Buffer<T> Sb(spec.d * b_.n);
     sketch_dense(spec, b_, Sb.get());
     const DenseRows<Stored> rows({SA.get(), spec.d, this->n, this->n, 1, false});
-    return triangle_of(rows, MatrixView<T>{Sb.get(), spec.d, b_.n, b_.n, 1, false}, damp);
+    index reads_of_sketch = 0;
+    return triangle_of(rows, MatrixView<T>{Sb.get(), spec.d, b_.n, b_.n, 1, false}, damp,
+                       reads_of_sketch);
   }
 
   double scan(bool &finite) override {

@@ -12,8 +12,8 @@
 //   conjugate gradients, restarted from the true residual (SPIR of the same authors), as A P would
 //   be dense. Where the sketch is not of full rank P comes from its truncated SVD. About 20
 //   products with A and A^H a restart; 24 n^3 flops for the sketch.
-// direct. TSQR of [A b] by row blocks, then the SVD of the triangle: minimum norm, any rank.
-//   2 m n^2 flops at LAPACK's speed, one read, no copy of A.
+// direct. The triangle of [A b], by Cholesky QR behind a sketch where A is tall, else by LAPACK's QR
+//   of row blocks (TSQR); then its SVD: minimum norm, any rank. 2 m n^2 flops, no copy of A.
 // sketch. The same on [S A, S b].
 //
 // Certificate: the backward error of Karlson and Walden (BIT 37, 1997) for
@@ -91,7 +91,7 @@ public:
   virtual void gram(const Small<Wide> &P, Small<Wide> &G, Small<Wide> &H) = 0;
   /// Z = A^H (b - A X) and the squared norms of the columns of b - A X, in double precision.
   virtual void residual(const Small<Wide> &X, std::vector<double> &norms2, Small<Wide> &Z) = 0;
-  /// The triangular factor of [A b; damp I 0]: (n + r) columns, at most as many rows.
+  /// Of the triangular factor of [A b; damp I 0] the first n rows, or more.
   virtual Small<Wide> triangle(double damp) = 0;
   /// That of [S A, S b; damp I, 0].
   virtual Small<Wide> sketched_triangle(const SketchSpec &spec, double damp) = 0;
@@ -172,7 +172,7 @@ private:
   static constexpr index kWideEnough = 20;
 
   /// Orders up to which LAPACK's share of a sketched method is worth one thread only.
-  static constexpr index kQuietOrder = 1024;
+  static constexpr index kQuietOrder = 768;
 
   struct OutOfRange {};
 
@@ -243,6 +243,7 @@ private:
     if (d == 0)
       d = sparse != nullptr ? std::max(least, std::min(kSparseRows * n, m / 2)) : least;
     LstsqMethod method = request_.method;
+    const blas::OneThread quiet(n <= kQuietOrder);
     if (method == LstsqMethod::kAuto) {
       const bool small = sparse != nullptr ? m * n <= kSmall : n < kWideEnough || m < 2 * d;
       method = small ? LstsqMethod::kDirect : LstsqMethod::kPrecondition;
@@ -252,7 +253,6 @@ private:
       // on cond(A P) goes from 6 to 7.
       const bool half = method == LstsqMethod::kPrecondition && sparse == nullptr;
       const SketchSpec spec = embedding(d, half ? 4 : 8);
-      const blas::OneThread quiet(n <= kQuietOrder);
       if (method == LstsqMethod::kSketch)
         return by_triangle(A_.sketched_triangle(spec, damp_), "sketch", d, sketch_cutoff(d));
       if (sparse != nullptr)

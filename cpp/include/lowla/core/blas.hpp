@@ -31,8 +31,8 @@ private:
 };
 
 /// The routines used, in the order of kRoutineNames.
-enum Routine { kGemm, kPotrf, kHeevd, kGesdd, kGeqrf, kTrtri, kRoutineCount };
-/// Names without the type letter; "syevd/heevd" differ by type and are resolved by `routine_name`.
+enum Routine { kGemm, kTrsm, kHerk, kPotrf, kHeevd, kGesdd, kGeqrf, kTrtri, kRoutineCount };
+/// The name for a type letter: syrk and syevd are herk and heevd for complex types.
 std::string routine_name(Routine routine, char type);
 
 /// Install one routine for the type letter s, d, c or z. `integer_bytes` is 4 or 8, the same for
@@ -60,6 +60,11 @@ void gemm(char op_a, char op_b, index m, index n, index k, std::complex<float> a
 void gemm(char op_a, char op_b, index m, index n, index k, std::complex<double> alpha,
           const std::complex<double> *A, index lda, const std::complex<double> *B, index ldb,
           std::complex<double> beta, std::complex<double> *C, index ldc);
+
+/// B <- R^-T B for upper triangular R of order n and B n x r, by substitution.
+template <class S> void solve_transposed(index n, index r, const S *R, index ldr, S *B, index ldb);
+/// The upper triangle of C (n x n) += A A^H, A n x k.
+template <class S> void add_gram(index n, index k, const S *A, index lda, S *C, index ldc);
 
 /// Upper Cholesky factor in place; false where A is not positive definite.
 template <class S> bool potrf(index n, S *A, index lda);
