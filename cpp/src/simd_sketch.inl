@@ -374,26 +374,32 @@ LOWLA_INLINE void scatter_columns(const R *A, index rs, index rows, index width,
   }
 }
 
-/// One entry a row. All vectors are loaded before the first is stored, as the last may overlap.
+/// `nnz` entries a row, `lde` apart. All vectors are loaded before the first is stored, as the last
+/// may overlap.
 template <class R, int NV>
-LOWLA_INLINE void scatter_one_columns(const R *A, index rs, index rows, index width,
-                                      const std::uint32_t *entry, R *out, index ldo,
-                                      std::uintptr_t ahead, index lines) {
+LOWLA_INLINE void scatter_all_columns(const R *A, index rs, index rows, index width,
+                                      const std::uint32_t *entry, index nnz, index lde, R *out,
+                                      index ldo, StridedAhead ahead) {
   constexpr index W = kLanes<R>;
   const index tail = width - W;
   for (index r = 0; r < rows; ++r) {
-    for (index line = 0; line < lines; ++line)
+    vec<R> a[NV];
+    for (int v = 0; v < NV; ++v)
+      a[v] = load(A + r * rs + (v + 1 < NV ? v * W : tail));
+    for (index byte = 0; byte < ahead.bytes; byte += 64)
       __builtin_prefetch(
-          reinterpret_cast<const void *>(ahead + static_cast<std::uintptr_t>(64 * line)), 0, 2);
-    ahead += static_cast<std::uintptr_t>(rs) * sizeof(R);
-    R *target = out + static_cast<index>(entry[r] >> 1) * ldo;
-    const R sign = kSign<R>[entry[r] & 1u];
-    vec<R> sum[NV];
-    for (int v = 0; v < NV; ++v)
-      sum[v] = load(target + (v + 1 < NV ? v * W : tail)) +
-               sign * load(A + r * rs + (v + 1 < NV ? v * W : tail));
-    for (int v = 0; v < NV; ++v)
-      store(target + (v + 1 < NV ? v * W : tail), sum[v]);
+          reinterpret_cast<const void *>(ahead.begin + static_cast<std::uintptr_t>(byte)), 0, 2);
+    ahead.begin += static_cast<std::uintptr_t>(ahead.stride);
+    for (index b = 0; b < nnz; ++b) {
+      const std::uint32_t e = entry[b * lde + r];
+      R *target = out + static_cast<index>(e >> 1) * ldo;
+      const R sign = kSign<R>[e & 1u];
+      vec<R> sum[NV];
+      for (int v = 0; v < NV; ++v)
+        sum[v] = load(target + (v + 1 < NV ? v * W : tail)) + sign * a[v];
+      for (int v = 0; v < NV; ++v)
+        store(target + (v + 1 < NV ? v * W : tail), sum[v]);
+    }
   }
 }
 
@@ -454,18 +460,21 @@ void scatter(const R *A, index rs, index rows, index width, const std::uint32_t 
 }
 
 template <class R>
-void scatter_one(const R *A, index rs, index rows, index width, const std::uint32_t *entry, R *out,
-                 index ldo, std::uintptr_t ahead, index lines) {
+void scatter_all(const R *A, index rs, index rows, index width, const std::uint32_t *entry,
+                 index nnz, index lde, R *out, index ldo, StridedAhead ahead) {
   constexpr index W = kLanes<R>;
   if (width < W) {
     for (index r = 0; r < rows; ++r)
-      for (index c = 0; c < width; ++c)
-        out[static_cast<index>(entry[r] >> 1) * ldo + c] += kSign<R>[entry[r] & 1u] * A[r * rs + c];
+      for (index b = 0; b < nnz; ++b) {
+        const std::uint32_t e = entry[b * lde + r];
+        for (index c = 0; c < width; ++c)
+          out[static_cast<index>(e >> 1) * ldo + c] += kSign<R>[e & 1u] * A[r * rs + c];
+      }
     return;
   }
 #define LOWLA_CALL(NV)                                                                             \
   case NV:                                                                                         \
-    scatter_one_columns<R, NV>(A, rs, rows, piece, entry, out, ldo, ahead, lines);                 \
+    scatter_all_columns<R, NV>(A, rs, rows, piece, entry, nnz, lde, out, ldo, ahead);              \
     break;
   LOWLA_FOR_PIECES(LOWLA_CALL)
 #undef LOWLA_CALL
@@ -526,8 +535,8 @@ template <class R> void hadamard(R *X, index ld, index rows, index width) {
 extern const SketchKernels<float> kSketchFloat;
 extern const SketchKernels<double> kSketchDouble;
 const SketchKernels<float> kSketchFloat{normals,        signs<float>,       gather<float>,
-                                        scatter<float>, scatter_one<float>, hadamard<float>};
+                                        scatter<float>, scatter_all<float>, hadamard<float>};
 const SketchKernels<double> kSketchDouble{normals,         signs<double>,       gather<double>,
-                                          scatter<double>, scatter_one<double>, hadamard<double>};
+                                          scatter<double>, scatter_all<double>, hadamard<double>};
 
 } // namespace lowla::simd::LOWLA_SIMD_NAMESPACE

@@ -1,11 +1,12 @@
 // sjlt and countsketch of a dense matrix in one read of it.
 //
-// Row r of A is added to one target in each of `nnz` row blocks of the result. The result is kept
-// as slabs of few columns, so that the targets of one row block of a slab stay in the first-level
-// cache, and A is taken in blocks of few rows that stay in the second-level cache while every slab
-// and row block goes over them; the next block is fetched meanwhile. Nothing is sorted, and A is
-// read where it lies. Every entry of the result is a sum over rows in their order, in at most
-// kParts parts, a number that depends on the sizes alone.
+// Row r of A is added to one target in each of `nnz` row blocks of the result, by pieces of few
+// columns that stay in registers meanwhile. Targets are hit at random, so that an addition moves a
+// cache line from the second-level cache and back, and this is what the time goes to. A is taken in
+// blocks of few rows, whole rows and in their order, as the memory is fastest so: the pieces of one
+// block together fetch the next. Nothing is sorted, and A is read where it lies. Every entry of the
+// result is a sum over rows in their order, in at most kParts parts, a number that depends on the
+// sizes alone.
 #include "sketch_kinds.hpp"
 
 #include "lowla/core/clones.hpp"
@@ -17,39 +18,30 @@ namespace {
 constexpr index kBlock = 48, kDrawn = 4096;
 /// Rows packed at a time where they are not contiguous: long runs of each column.
 constexpr index kPacked = 256;
-/// Width of a slab, in cache lines: the targets of a row block of d / nnz = 100 rows are 32 KiB.
-constexpr index kSlabLines = 5;
-/// Sums that are kept in the second-level cache at a time.
-constexpr index kTargetBytes = index(5) << 18;
+/// Width of a piece, in cache lines.
+constexpr index kPieceLines = 5;
 constexpr index kParts = 2;
 /// Memory of all parts.
 constexpr index kPartialBytes = index(12) << 20;
 
-/// 2 (row within the row block) + (sign < 0), as philox::sjlt_entry has them.
-LOWLA_CLONES void targets(const std::uint32_t *words, index n, std::uint32_t size,
-                          std::uint32_t *entry) {
+/// 2 row + (sign < 0), as philox::sjlt_entry has them, for the row block of `size` rows from
+/// `first` on.
+LOWLA_CLONES void targets(const std::uint32_t *words, index n, std::uint32_t first,
+                          std::uint32_t size, std::uint32_t *entry) {
   for (index c = 0; c < n; ++c) {
     const std::uint64_t row = (static_cast<std::uint64_t>(words[c] >> 1) * size) >> 31;
-    entry[c] = (static_cast<std::uint32_t>(row) << 1) | (words[c] & 1u);
+    entry[c] = ((first + static_cast<std::uint32_t>(row)) << 1) | (words[c] & 1u);
   }
 }
 
-/// Columns in slabs of equal width, of which the last may overlap the one before.
-struct EqualSlabs {
-  index columns, width, count;
-  EqualSlabs(index n_columns, index item) : columns(n_columns) {
-    const index unit = simd::kPanelBytes / item, units = (columns + unit - 1) / unit;
-    const index wanted = (units + kSlabLines - 1) / kSlabLines;
-    width = (units + wanted - 1) / wanted * unit;
-    count = (columns + width - 1) / width;
-  }
-  /// The columns that are worked on, and those that are new.
-  index first(index slab) const {
-    return std::max<index>(0, std::min(slab * width, columns - width));
-  }
-  index used() const { return std::min(width, columns); }
-  index first_new(index slab) const { return slab * width; }
-  index last(index slab) const { return std::min(columns, (slab + 1) * width); }
+/// Columns in pieces of whole cache lines and about equal width; the last has what is left over.
+struct Pieces {
+  index columns, unit, units, count;
+  Pieces(index n_columns, index item)
+      : columns(n_columns), unit(simd::kPanelBytes / item), units(columns / unit),
+        count(std::max<index>(1, (units + kPieceLines - 1) / kPieceLines)) {}
+  index first(index p) const { return p == count ? columns : units * p / count * unit; }
+  index last(index p) const { return first(p + 1); }
 };
 
 template <class T> class Sjlt {
@@ -57,108 +49,105 @@ public:
   using R = real_t<T>;
 
   Sjlt(const SketchSpec &spec, MatrixView<T> A)
-      : spec_(spec), source_{A}, slabs_(source_.columns(), sizeof(R)) {}
+      : spec_(spec), source_{A}, pieces_(source_.columns(), sizeof(R)),
+        ld_(round_up(pieces_.columns, pieces_.unit)) {}
 
   void times(T *out) const {
-    const index size = slabs_.count * slab_size();
+    const index size = spec_.d * ld_;
     constexpr index kRowsPerPart = 2 * kDrawn;
     const index parts = std::clamp<index>(
         std::min(spec_.n / kRowsPerPart, kPartialBytes / (size * static_cast<index>(sizeof(R)))), 1,
         kParts);
     // More threads than parts share the columns of one.
-    const index shares = std::min(slabs_.count, (threads::get_num_threads() + parts - 1) / parts);
+    const index shares = std::min(pieces_.count, (threads::get_num_threads() + parts - 1) / parts);
     Buffer<R> sums(parts * size);
     parallel_for(parts * shares, [&](index task) {
       const index part = task / shares, share = task % shares;
-      add_rows(part * spec_.n / parts, (part + 1) * spec_.n / parts, slabs_.count * share / shares,
-               slabs_.count * (share + 1) / shares, sums.get() + part * size);
+      add_rows(part * spec_.n / parts, (part + 1) * spec_.n / parts, pieces_.count * share / shares,
+               pieces_.count * (share + 1) / shares, sums.get() + part * size);
     });
-    collect(sums.get(), parts, size, reinterpret_cast<R *>(out));
+    collect(sums.get(), parts, reinterpret_cast<R *>(out));
   }
 
 private:
-  index slab_size() const { return spec_.d * slabs_.width; }
   index block_start(index b) const { return b * spec_.d / spec_.nnz; }
 
-  /// Adds the rows of a part to the slabs [slab0, slab1) of its sums.
-  void add_rows(index first, index last, index slab0, index slab1, R *sums) const {
-    std::fill(sums + slab0 * slab_size(), sums + slab1 * slab_size(), R(0));
+  /// The sums over the rows of a part, for the pieces [piece0, piece1).
+  void add_rows(index first, index last, index piece0, index piece1, R *sums) const {
+    const index c0 = pieces_.first(piece0), c1 = pieces_.first(piece1);
+    for (index t = 0; t < spec_.d; ++t)
+      std::fill(sums + t * ld_ + c0, sums + t * ld_ + c1, R(0));
     Buffer<std::uint32_t> entries(spec_.nnz * kDrawn);
-    const index group =
-        std::max<index>(1, kTargetBytes / (slab_size() * static_cast<index>(sizeof(R))));
+    Buffer<R> packed(source_.direct() ? 0 : kPacked * (c1 - c0));
     for (index i = first; i < last; i += kDrawn) {
       const index rows = std::min(kDrawn, last - i);
       draw(i, rows, entries.get());
-      for (index s = slab0; s < slab1; s += group)
-        add_group(i, rows, last, entries.get(), s, std::min(slab1, s + group), sums);
+      if (source_.direct()) {
+        for (index k = i; k < i + rows; k += kBlock)
+          add_block(source_.at(k, 0), source_.stride(), std::min(kBlock, i + rows - k),
+                    k + 2 * kBlock <= last, entries.get() + (k - i), piece0, piece1, sums);
+      } else {
+        for (index k = i; k < i + rows; k += kPacked) {
+          const index count = std::min(kPacked, i + rows - k);
+          source_.pack(k, count, c0, c1, packed.get(), c1 - c0);
+          add_block(packed.get() - c0, c1 - c0, count, false, entries.get() + (k - i), piece0,
+                    piece1, sums);
+        }
+      }
     }
   }
 
   void draw(index first, index rows, std::uint32_t *entries) const {
-    for_sjlt_words(
-        spec_, first, first + rows, [&](index b, index j, index n, const std::uint32_t *words) {
-          const index size = block_start(b + 1) - block_start(b);
-          targets(words, n, static_cast<std::uint32_t>(size), entries + b * kDrawn + (j - first));
-        });
+    for_sjlt_words(spec_, first, first + rows,
+                   [&](index b, index j, index n, const std::uint32_t *words) {
+                     const index start = block_start(b), size = block_start(b + 1) - start;
+                     targets(words, n, static_cast<std::uint32_t>(start),
+                             static_cast<std::uint32_t>(size), entries + b * kDrawn + (j - first));
+                   });
   }
 
-  /// All blocks of some rows, for slabs whose sums are in cache together.
-  void add_group(index first, index rows, index last, const std::uint32_t *entries, index slab0,
-                 index slab1, R *sums) const {
-    const index c0 = slabs_.first(slab0), c1 = slabs_.last(slab1 - 1);
-    const bool direct = source_.direct();
-    const index block = direct ? kBlock : kPacked;
-    Buffer<R> packed(direct ? 0 : block * (c1 - c0));
-    const index passes = (slab1 - slab0) * spec_.nnz;
-    const index lines = (c1 - c0) * static_cast<index>(sizeof(R)) / 64 + 2;
-    const index lines_a_pass = (lines + passes - 1) / passes;
-    for (index i = 0; i < rows; i += block) {
-      const index count = std::min(block, rows - i);
-      const R *A = direct ? source_.at(first + i, c0) : packed.get();
-      const index rs = direct ? source_.stride() : c1 - c0;
-      if (!direct)
-        source_.pack(first + i, count, c0, c1, packed.get(), rs);
-      // A pass fetches some lines of every row of the next block.
-      const bool more = direct && first + i + 2 * kBlock <= last;
-      index fetched = 0;
-      for (index s = slab0; s < slab1; ++s)
-        for (index b = 0; b < spec_.nnz; ++b) {
-          const index fetch = more ? std::min(lines_a_pass, lines - fetched) : 0;
-          const auto ahead = reinterpret_cast<std::uintptr_t>(A + kBlock * rs) +
-                             static_cast<std::uintptr_t>(64 * fetched);
-          simd::sketching<R>().scatter_one(
-              A + slabs_.first(s) - c0, rs, count, slabs_.used(), entries + b * kDrawn + i,
-              sums + s * slab_size() + block_start(b) * slabs_.width, slabs_.width, ahead, fetch);
-          fetched += fetch;
-        }
+  /// Adds rows A(r, :) to their targets; `more`: a block follows, and is fetched meanwhile.
+  void add_block(const R *A, index rs, index rows, bool more, const std::uint32_t *entries,
+                 index piece0, index piece1, R *sums) const {
+    constexpr auto item = static_cast<index>(sizeof(R));
+    const bool whole = piece1 - piece0 == pieces_.count;
+    const auto next = reinterpret_cast<std::uintptr_t>(A + rows * rs);
+    const index bytes = round_up(rs * item / pieces_.count, 64);
+    for (index p = piece0; p < piece1; ++p) {
+      const index c = pieces_.first(p), width = pieces_.last(p) - c;
+      // Of whole rows a p-th part of the block, of others the same columns.
+      const simd::StridedAhead ahead =
+          whole ? simd::StridedAhead{next + at(p * rows * bytes), bytes, bytes}
+                : simd::StridedAhead{next + at(c * item), rs * item, width * item};
+      simd::sketching<R>().scatter_all(A + c, rs, rows, width, entries, spec_.nnz, kDrawn, sums + c,
+                                       ld_, more ? ahead : simd::StridedAhead{});
     }
   }
+  static std::uintptr_t at(index bytes) { return static_cast<std::uintptr_t>(bytes); }
 
   /// out = the sum of the parts, scaled.
-  void collect(const R *sums, index parts, index size, R *out) const {
+  void collect(const R *sums, index parts, R *out) const {
     constexpr index kRows = 16;
     const R factor = static_cast<R>(spec_.scale());
-    const index columns = slabs_.columns;
+    const index columns = pieces_.columns, size = spec_.d * ld_;
     parallel_for((spec_.d + kRows - 1) / kRows, [&](index chunk) {
-      for (index t = chunk * kRows; t < std::min(spec_.d, (chunk + 1) * kRows); ++t)
-        for (index s = 0; s < slabs_.count; ++s) {
-          const index c0 = slabs_.first_new(s), n = slabs_.last(s) - c0;
-          const R *part = sums + s * slab_size() + t * slabs_.width + (c0 - slabs_.first(s));
-          R *target = out + t * columns + c0;
-          for (index c = 0; c < n; ++c)
-            target[c] = part[c];
-          for (index p = 1; p < parts; ++p)
-            for (index c = 0; c < n; ++c)
-              target[c] += part[p * size + c];
-          for (index c = 0; c < n; ++c)
-            target[c] *= factor;
-        }
+      for (index t = chunk * kRows; t < std::min(spec_.d, (chunk + 1) * kRows); ++t) {
+        const R *part = sums + t * ld_;
+        R *target = out + t * columns;
+        std::copy_n(part, columns, target);
+        for (index p = 1; p < parts; ++p)
+          for (index c = 0; c < columns; ++c)
+            target[c] += part[p * size + c];
+        for (index c = 0; c < columns; ++c)
+          target[c] *= factor;
+      }
     });
   }
 
   SketchSpec spec_;
   RealRows<T> source_;
-  EqualSlabs slabs_;
+  Pieces pieces_;
+  index ld_; ///< of the sums
 };
 
 } // namespace

@@ -45,6 +45,13 @@ struct Ahead {
   }
 };
 
+/// The same for a kernel that goes through rows: with each `bytes` are fetched, `stride` on from
+/// those of the row before. They may lie behind the end of the matrix.
+struct StridedAhead {
+  std::uintptr_t begin = 0;
+  index stride = 0, bytes = 0;
+};
+
 template <class R> struct DenseKernels {
   /// Y (m x q) = A X, or += where `accumulate`; A (m x n) with row stride rs and unit columns.
   void (*multiply)(const R *A, index rs, index m, index n, const R *X, index ldx, index q, R *Y,
@@ -133,10 +140,9 @@ template <class R> struct SketchKernels {
   /// out(t, :) += +-A(row, :) for every entry 2 t + (sign < 0) of every row, rows in their order.
   void (*scatter)(const R *A, index rs, index rows, index width, const std::uint32_t *start,
                   const std::uint32_t *entry, R *out, index ldo);
-  /// The same with one entry a row. With row r, `lines` cache lines from ahead + r rs on are
-  /// fetched: it may point past the end of A.
-  void (*scatter_one)(const R *A, index rs, index rows, index width, const std::uint32_t *entry,
-                      R *out, index ldo, std::uintptr_t ahead, index lines);
+  /// The same with `nnz` entries a row, those of row r entry[b lde + r].
+  void (*scatter_all)(const R *A, index rs, index rows, index width, const std::uint32_t *entry,
+                      index nnz, index lde, R *out, index ldo, StridedAhead ahead);
   /// X (rows x width) <- H X, H the unnormalised Hadamard matrix of Sylvester, rows a power of two,
   /// width whole panel units.
   void (*hadamard)(R *X, index ld, index rows, index width);
