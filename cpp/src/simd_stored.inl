@@ -71,9 +71,9 @@ template <class S, index MR>
 LOWLA_INLINE void near_row(const S *A, index rs, index rows_left, index n, index r, index k) {
   constexpr index kAhead = kStoredAhead / static_cast<index>(sizeof(S));
   if (k + kAhead < n)
-    near(A + r * rs + k + kAhead);
+    __builtin_prefetch(A + r * rs + k + kAhead);
   else if (rows_left >= 2 * MR)
-    near(A + (r + MR) * rs + k + kAhead - n);
+    __builtin_prefetch(A + (r + MR) * rs + k + kAhead - n);
 }
 
 template <class S, index MR>

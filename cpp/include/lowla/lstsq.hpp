@@ -171,7 +171,7 @@ private:
   /// to 20 columns (measured on one core, all four types, r = 1).
   static constexpr index kWideEnough = 20;
 
-  /// Orders up to which LAPACK's share of a sketched method is worth one thread only.
+  /// Orders up to which LAPACK's share is worth one thread only.
   static constexpr index kQuietOrder = 768;
 
   struct OutOfRange {};
