@@ -84,14 +84,14 @@ private:
       draw(i, rows, entries.get());
       if (source_.direct()) {
         for (index k = i; k < i + rows; k += kBlock)
-          add_block(source_.at(k, 0), source_.stride(), std::min(kBlock, i + rows - k),
+          add_block(source_.at(k, c0), source_.stride(), std::min(kBlock, i + rows - k),
                     k + 2 * kBlock <= last, entries.get() + (k - i), piece0, piece1, sums);
       } else {
         for (index k = i; k < i + rows; k += kPacked) {
           const index count = std::min(kPacked, i + rows - k);
           source_.pack(k, count, c0, c1, packed.get(), c1 - c0);
-          add_block(packed.get() - c0, c1 - c0, count, false, entries.get() + (k - i), piece0,
-                    piece1, sums);
+          add_block(packed.get(), c1 - c0, count, false, entries.get() + (k - i), piece0, piece1,
+                    sums);
         }
       }
     }
@@ -106,21 +106,25 @@ private:
                    });
   }
 
-  /// Adds rows A(r, :) to their targets; `more`: a block follows, and is fetched meanwhile.
+  /// Adds rows to their targets, A being their columns from those of piece0 on; `more`: a block
+  /// follows, and is fetched meanwhile.
   void add_block(const R *A, index rs, index rows, bool more, const std::uint32_t *entries,
                  index piece0, index piece1, R *sums) const {
     constexpr auto item = static_cast<index>(sizeof(R));
-    const bool whole = piece1 - piece0 == pieces_.count;
+    const bool whole = piece1 - piece0 == pieces_.count && rs == pieces_.columns;
     const auto next = reinterpret_cast<std::uintptr_t>(A + rows * rs);
     const index bytes = round_up(rs * item / pieces_.count, 64);
     for (index p = piece0; p < piece1; ++p) {
       const index c = pieces_.first(p), width = pieces_.last(p) - c;
-      // Of whole rows a p-th part of the block, of others the same columns.
-      const simd::StridedAhead ahead =
-          whole ? simd::StridedAhead{next + at(p * rows * bytes), bytes, bytes}
-                : simd::StridedAhead{next + at(c * item), rs * item, width * item};
-      simd::sketching<R>().scatter_all(A + c, rs, rows, width, entries, spec_.nnz, kDrawn, sums + c,
-                                       ld_, more ? ahead : simd::StridedAhead{});
+      const index from = c - pieces_.first(piece0);
+      // Of rows without gaps a p-th part of the block, of others the same columns.
+      simd::StridedAhead ahead;
+      if (more && whole)
+        ahead = {next + at(p * rows * bytes), bytes, bytes};
+      else if (more)
+        ahead = {next + at(from * item), rs * item, width * item};
+      simd::sketching<R>().scatter_all(A + from, rs, rows, width, entries, spec_.nnz, kDrawn,
+                                       sums + c, ld_, ahead);
     }
   }
   static std::uintptr_t at(index bytes) { return static_cast<std::uintptr_t>(bytes); }
