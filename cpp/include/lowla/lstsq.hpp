@@ -12,8 +12,8 @@
 //   conjugate gradients, restarted from the true residual (SPIR of the same authors), as A P would
 //   be dense. Where the sketch is not of full rank P comes from its truncated SVD. About 20
 //   products with A and A^H a restart; 24 n^3 flops for the sketch.
-// direct. The triangle of [A b], by Cholesky QR behind a sketch where A is tall, else by LAPACK's QR
-//   of row blocks (TSQR); then its SVD: minimum norm, any rank. 2 m n^2 flops, no copy of A.
+// direct. The triangle of [A b], where A is tall by Cholesky QR behind a sketch, else by LAPACK's
+//   QR of row blocks (TSQR); then its SVD: minimum norm, any rank. 2 m n^2 flops, no copy of A.
 // sketch. The same on [S A, S b].
 //
 // Certificate: the backward error of Karlson and Walden (BIT 37, 1997) for
