@@ -792,7 +792,7 @@ public:
     for (index b = 0; b < G_.blocks; ++b)
       copy_block(L.at(b), s_, L_.at(b), L_.ld);
     if (!primal_)
-      write(bytes_of(g_, 0));
+      write_newest();
     return {head_, m_, refactored};
   }
 
@@ -843,6 +843,40 @@ private:
     });
   }
 
+  /// The newest gradient into the slot, in parallel.
+  void write_newest() const {
+    const RowChunks parts(G_.d, kMostParts, kPart);
+    parallel_for(parts.count, [&](index p) {
+      std::vector<std::pair<const char *, index>>
+          spans; // of g: where, and bytes from one to the next
+      g_.for_spans(parts.first(p), parts.last(p),
+                   [&](const Shard &shard, index from, index, index) {
+                     with_entry(shard, 0, from, [&](const auto *x) {
+                       spans.emplace_back(reinterpret_cast<const char *>(x),
+                                          shard.cs * static_cast<index>(sizeof *x));
+                     });
+                   });
+      auto span = spans.begin();
+      G_.for_spans(parts.first(p), parts.last(p),
+                   [&](const Shard &shard, index from, index count, index) {
+                     with_entry(shard, slot_, from, [&](const auto *x) {
+                       using S = std::remove_const_t<std::remove_pointer_t<decltype(x)>>;
+                       copy_numbers(span->first, span->second, const_cast<S *>(x), shard.cs, count);
+                     });
+                     ++span;
+                   });
+    });
+  }
+  template <class S>
+  static void copy_numbers(const char *from, index step, S *to, index stride, index count) {
+    if (step == static_cast<index>(sizeof(S)) && stride == 1) {
+      std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(S));
+      return;
+    }
+    for (index k = 0; k < count; ++k)
+      std::memcpy(to + k * stride, from + k * step, sizeof(S));
+  }
+
   /// The columns of block b of the newest gradient in double.
   std::vector<double> newest(index b) const {
     std::vector<double> out(static_cast<std::size_t>(G_.last(b) - G_.first(b)));
@@ -884,7 +918,7 @@ private:
     if (full_)
       widen_rows(G_, slot_, slot_ + 1, 0, G_.d, oldest.data(), 0);
     old_row_ = bytes_of(G_, slot_);
-    write(bytes_of(g_, 0));
+    write_newest();
     parallel_for(G_.blocks, [&](index b) {
       const std::vector<double> g = newest(b);
       const double *o = full_ ? oldest.data() + G_.first(b) : nullptr;
