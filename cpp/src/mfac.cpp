@@ -817,27 +817,28 @@ private:
     Rows out;
     G.for_spans(0, G.d, [&](const Shard &shard, index, index count, index) {
       with_entry(shard, row, 0, [&](const auto *x) {
-        std::vector<char> bytes(static_cast<std::size_t>(count) * sizeof *x);
-        for (index k = 0; k < count; ++k)
-          std::memcpy(bytes.data() + static_cast<std::size_t>(k) * sizeof *x, x + k * shard.cs,
-                      sizeof *x);
+        constexpr index item = static_cast<index>(sizeof *x);
+        std::vector<char> bytes(static_cast<std::size_t>(count * item));
+        copy_numbers<item>(reinterpret_cast<const char *>(x), shard.cs * item, bytes.data(), item,
+                           count);
         out.push_back(std::move(bytes));
       });
     });
     return out;
   }
-  /// Into the slot; the window is the operator's own memory.
+  /// Where the numbers of the slot lie; the window is the operator's own memory.
+  template <class S> static char *bytes_at(const S *x) {
+    return reinterpret_cast<char *>(const_cast<S *>(x));
+  }
+  /// Into the slot.
   void write(const Rows &row) const {
     if (row.empty())
       return;
     std::size_t s = 0;
     G_.for_spans(0, G_.d, [&](const Shard &shard, index, index count, index) {
       with_entry(shard, slot_, 0, [&](const auto *x) {
-        using S = std::remove_const_t<std::remove_pointer_t<decltype(x)>>;
-        S *out = const_cast<S *>(x);
-        for (index k = 0; k < count; ++k)
-          std::memcpy(out + k * shard.cs, row[s].data() + static_cast<std::size_t>(k) * sizeof *x,
-                      sizeof *x);
+        constexpr index item = static_cast<index>(sizeof *x);
+        copy_numbers<item>(row[s].data(), item, bytes_at(x), shard.cs * item, count);
       });
       ++s;
     });
@@ -848,7 +849,7 @@ private:
     const RowChunks parts(G_.d, kMostParts, kPart);
     parallel_for(parts.count, [&](index p) {
       std::vector<std::pair<const char *, index>>
-          spans; // of g: where, and bytes from one to the next
+          spans; // of g: where, and bytes to the next number
       g_.for_spans(parts.first(p), parts.last(p),
                    [&](const Shard &shard, index from, index, index) {
                      with_entry(shard, 0, from, [&](const auto *x) {
@@ -857,24 +858,27 @@ private:
                      });
                    });
       auto span = spans.begin();
-      G_.for_spans(parts.first(p), parts.last(p),
-                   [&](const Shard &shard, index from, index count, index) {
-                     with_entry(shard, slot_, from, [&](const auto *x) {
-                       using S = std::remove_const_t<std::remove_pointer_t<decltype(x)>>;
-                       copy_numbers(span->first, span->second, const_cast<S *>(x), shard.cs, count);
-                     });
-                     ++span;
-                   });
+      G_.for_spans(
+          parts.first(p), parts.last(p), [&](const Shard &shard, index from, index count, index) {
+            with_entry(shard, slot_, from, [&](const auto *x) {
+              constexpr index item = static_cast<index>(sizeof *x);
+              copy_numbers<item>(span->first, span->second, bytes_at(x), shard.cs * item, count);
+            });
+            ++span;
+          });
     });
   }
-  template <class S>
-  static void copy_numbers(const char *from, index step, S *to, index stride, index count) {
-    if (step == static_cast<index>(sizeof(S)) && stride == 1) {
-      std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(S));
+  /// `count` numbers of `item` bytes, so many bytes apart in each place.
+  template <index item>
+  static void copy_numbers(const char *from, index from_step, char *to, index to_step,
+                           index count) {
+    constexpr auto size = static_cast<std::size_t>(item);
+    if (from_step == item && to_step == item) {
+      std::memcpy(to, from, static_cast<std::size_t>(count) * size);
       return;
     }
     for (index k = 0; k < count; ++k)
-      std::memcpy(to + k * stride, from + k * step, sizeof(S));
+      std::memcpy(to + k * to_step, from + k * from_step, size);
   }
 
   /// The columns of block b of the newest gradient in double.

@@ -100,9 +100,9 @@ std::optional<Small<S>> sketched_qr(index m, index r, const Small<S> &SA, double
         add(block, part);
       }
     });
-    for (index c = 0; c < chunks.count; ++c)
-      for (index k = 0; k < size; ++k)
-        GH.data[static_cast<std::size_t>(k)] += parts.get()[c * size + k];
+    add_parts(reinterpret_cast<double *>(GH.data.data()),
+              reinterpret_cast<const double *>(parts.get()), chunks.count, kPlanes<S> * size,
+              kPlanes<S> * size);
     Small<S> below(columns, n);
     for (index j = 0; j < n; ++j)
       below(j, j) = tail[j];
