@@ -238,6 +238,15 @@ template <class S> Small<S> product(char op_a, const Small<S> &A, char op_b, con
   return C;
 }
 
+template <class S> bool cholesky(Small<S> &G) {
+  const index n = G.rows;
+  if (!potrf(n, G.data.data(), n))
+    return false;
+  for (index j = 0; j < n; ++j)
+    std::fill(G.col(j) + j + 1, G.col(j) + n, S(0));
+  return true;
+}
+
 template <class S> void triangle(Small<S> &A) {
   const index m = A.rows, n = A.cols, k = std::min(m, n);
   with_integer([&](auto zero) {
@@ -279,6 +288,7 @@ template <class S> std::vector<double> singular_values(Small<S> A) {
   template Small<S> product(char, const Small<S> &, char, const Small<S> &);                       \
   template void solve_transposed(index, index, const S *, index, S *, index);                      \
   template void add_gram(index, index, const S *, index, S *, index);                              \
+  template bool cholesky(Small<S> &);                                                              \
   template void triangle(Small<S> &);                                                              \
   template bool invert_upper(Small<S> &);                                                          \
   template std::vector<double> singular_values(Small<S>);

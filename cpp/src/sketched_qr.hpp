@@ -119,10 +119,8 @@ std::optional<Small<S>> sketched_qr(index m, index r, const Small<S> &SA, double
       return std::nullopt;
   }
   Small<S> R1 = GH.columns(0, n);
-  if (!blas::potrf(n, R1.data.data(), n))
+  if (!blas::cholesky(R1))
     return std::nullopt;
-  for (index j = 0; j < n; ++j)
-    std::fill(R1.col(j) + j + 1, R1.col(j) + n, S(0));
   Small<S> inverse = R1;
   if (!blas::invert_upper(inverse))
     return std::nullopt;

@@ -426,10 +426,8 @@ private:
       for (const Wide &x : G.data)
         if (!std::isfinite(std::abs(x)))
           throw OutOfRange{};
-      if (!blas::potrf(n, G.data.data(), n))
+      if (!blas::cholesky(G))
         return std::nullopt;
-      for (index j = 0; j < n; ++j)
-        std::fill(G.col(j) + j + 1, G.col(j) + n, Wide(0));
       R = blas::product('N', G, 'N', R0);
       bool inverted = false;
       at_once(

@@ -85,10 +85,8 @@ public:
       return Basis<Wide>{std::move(P), Small<Wide>(0, 0)};
     for (int round = 0; round < rounds; ++round) {
       Small<Wide> R = A_.gram(P, v);
-      if (!std::isfinite(frobenius(R)) || !blas::potrf(k, R.data.data(), k))
+      if (!std::isfinite(frobenius(R)) || !blas::cholesky(R))
         return std::nullopt;
-      for (index j = 0; j < k; ++j)
-        std::fill(R.col(j) + j + 1, R.col(j) + k, Wide(0));
       Small<Wide> M = R;
       if (!blas::invert_upper(M))
         return std::nullopt;

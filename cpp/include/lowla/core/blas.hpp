@@ -79,6 +79,8 @@ void gesdd(index m, index n, Small<std::complex<double>> &A, std::vector<double>
 
 /// op(A) op(B)
 template <class S> Small<S> product(char op_a, const Small<S> &A, char op_b, const Small<S> &B);
+/// G <- the upper triangular R of G = R^H R; false where G is not positive definite.
+template <class S> bool cholesky(Small<S> &G);
 /// A <- the upper triangular (or trapezoidal) R of A = Q R, min(rows, cols) x cols.
 template <class S> void triangle(Small<S> &A);
 /// R <- R^-1, R upper triangular; false where a diagonal entry is zero.
