@@ -146,13 +146,16 @@ def test_the_direct_call_is_the_usual_one(monkeypatch):
         for r in (None, 1, 7):
             X = gauss(rng, (60,) if r is None else (60, r), dtype)
             for operand in (X, np.asfortranarray(X)):
-                Y = direct.kron_matmul(factors, operand)
+                Y = direct.kron_matmul(factors, operand, None)
                 with monkeypatch.context() as patch:
                     patch.setattr(lowla._backend, "direct", lambda: None)
                     expected = lowla.kron_matmul(factors, operand)
                 np.testing.assert_array_equal(Y, expected)
                 assert Y.flags.f_contiguous == expected.flags.f_contiguous
-                np.testing.assert_array_equal(direct.kron_matmul(tuple(factors), operand), Y)
+                np.testing.assert_array_equal(direct.kron_matmul(tuple(factors), operand, None), Y)
+                out = np.empty_like(Y)
+                assert direct.kron_matmul(factors, operand, out) is out
+                np.testing.assert_array_equal(out, Y)
     A, x = np.eye(2), np.ones(4)
     unaligned = np.frombuffer(b"0" + x.tobytes(), dtype=np.uint8)[1:].view(np.float64)
     assert not unaligned.flags.aligned
@@ -173,11 +176,64 @@ def test_the_direct_call_is_the_usual_one(monkeypatch):
         ([A, A], None),
         (None, x),
     ]:
-        assert direct.kron_matmul(factors, X) is None
+        assert direct.kron_matmul(factors, X, None) is None
+    X = np.ones((4, 4))
+    for out in (
+        x,
+        np.empty(3),
+        X,
+        X[::-1],
+        X.T,
+        A,
+        np.empty((8, 4))[::2],
+        np.empty((4, 4), int),
+        0,
+    ):
+        operand = x if np.ndim(out) == 1 else X
+        assert direct.kron_matmul([A, A], operand, out) is None
+    X.flags.writeable = False
+    assert direct.kron_matmul([A, A], np.ones((4, 4)), X) is None
     with lowla.use_backend("numba"):
         assert lowla._backend.direct() is None
     monkeypatch.setattr(lowla._backend, "_environment", "numba")
     assert lowla._backend.direct() is None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_caller_gives_memory_for_the_result(backend, dtype):
+    rng = np.random.default_rng(0)
+    factors = [gauss(rng, (4, 4), dtype), gauss(rng, (5, 5), dtype)]
+    for X in (gauss(rng, 20, dtype), gauss(rng, (20, 3), dtype), gauss(rng, (3, 20), dtype).T):
+        expected = lowla.kron_matmul(factors, X)
+        for out in (
+            np.full_like(expected, np.nan),
+            np.asfortranarray(np.full_like(expected, np.nan)),
+            np.full((40, *X.shape[1:]), np.nan, dtype)[::-2],
+        ):
+            assert lowla.kron_matmul(factors, X, out=out) is out
+            np.testing.assert_array_equal(out, expected)
+        overlapping = X.copy(order="K")
+        assert lowla.kron_matmul(factors, overlapping, out=overlapping) is overlapping
+        np.testing.assert_array_equal(overlapping, expected)
+    square = gauss(rng, (5, 5), dtype)
+    expected = lowla.kron_matmul([square], square)
+    shared = square.copy()
+    np.testing.assert_array_equal(lowla.kron_matmul([shared], square, out=shared), expected)
+
+
+def test_memory_that_cannot_take_the_result(backend):
+    A, x = np.eye(2), np.ones(4)
+    for out, error, message in [
+        (np.empty(3), ValueError, r"out must have the shape of the result, \(4,\), got \(3,\)"),
+        (np.empty((4, 1)), ValueError, r"out must have the shape of the result"),
+        (np.empty(4, np.float32), TypeError, "out must be float64 as the result, got float32"),
+        ([0.0] * 4, TypeError, "out must be a numpy.ndarray, got builtins.list"),
+        (np.broadcast_to(x, 4), ValueError, "out is read-only"),
+    ]:
+        with pytest.raises(error, match=message):
+            lowla.kron_matmul([A, A], x, out=out)
+        with pytest.raises(error, match=message):
+            lowla.monarch_matmul(np.ones((2, 2, 2)), np.ones((2, 2, 2)), x, out=out)
 
 
 @pytest.mark.parametrize("sizes", [[(64, 64)], [(1, 64), (64, 1)], [(1, 1)] * 6, [(2, 3)] * 6])

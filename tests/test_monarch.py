@@ -153,6 +153,28 @@ def test_kronecker_products_are_monarch_matrices(backend):
     np.testing.assert_array_equal(M.toarray(), np.kron(A, B))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_caller_gives_memory_for_the_result(backend, dtype):
+    rng = np.random.default_rng(0)
+    L, R = (rng.standard_normal((4, 4, 4)).astype(dtype) for _ in range(2))
+    for X in (rng.standard_normal(shape).astype(dtype) for shape in ((16,), (16, 3))):
+        expected = lowla.monarch_matmul(L, R, X)
+        for out in (
+            np.full_like(expected, np.nan),
+            np.asfortranarray(np.full_like(expected, np.nan)),
+            np.full((32, *X.shape[1:]), np.nan, dtype)[::-2],
+            X.copy(),
+        ):
+            assert lowla.monarch_matmul(L, R, X, out=out) is out
+            np.testing.assert_array_equal(out, expected)
+        assert lowla.monarch_matmul(L, R, X, out=X) is X
+        np.testing.assert_array_equal(X, expected)
+    X = rng.standard_normal((16, 4)).astype(dtype)
+    expected = lowla.monarch_matmul(L, R, X)
+    out = L.reshape(16, 4)
+    np.testing.assert_array_equal(lowla.monarch_matmul(L, R, X, out=out), expected)
+
+
 def test_the_operator_is_a_linear_operator(backend):
     rng = np.random.default_rng(2)
     L, R = np.float32(gauss(rng, (3, 3, 3), "float64")), gauss(rng, (3, 3, 3), "float32")

@@ -166,12 +166,28 @@ struct Plain {
   explicit operator bool() const { return array != nullptr; }
   index size(int axis) const { return array->dimensions[axis]; }
   bool has(int flag) const { return (array->flags & flag) != 0; }
+  /// Whether no byte lies between the first and the last of both.
+  template <class T> bool apart(const Plain &other) const {
+    const auto [first, last] = span<T>();
+    const auto [begin, end] = other.span<T>();
+    return last <= begin || end <= first;
+  }
   template <class T> const T *data() const { return reinterpret_cast<const T *>(array->data); }
   /// In items; false where the stride is no whole number of them.
   template <class T> bool stride(int axis, index &out) const {
     constexpr auto item = static_cast<py::ssize_t>(sizeof(T));
     out = array->strides[axis] / item;
     return array->strides[axis] % item == 0;
+  }
+
+private:
+  template <class T> std::pair<const char *, const char *> span() const {
+    const char *first = array->data, *last = first;
+    for (int axis = 0; axis < array->nd; ++axis) {
+      const index reach = (array->dimensions[axis] - 1) * array->strides[axis];
+      (reach < 0 ? first : last) += reach;
+    }
+    return {first, last + sizeof(T)};
   }
 };
 
@@ -195,6 +211,28 @@ template <class F> py::object with_type(int type, F &&f) {
   }
 }
 
+/// The caller's array where one is given and can take a result of `rows` rows in the order of X as
+/// it is, without lying in X; else None. Where none is given, a new one.
+template <class T>
+py::object result_for(const py::handle &out, const Plain &given, const Plain &X, index rows,
+                      bool columns_first) {
+  const bool vector = X.array->nd == 1;
+  if (!out.is_none()) {
+    const bool fits = given && given.type == X.type && given.array->nd == X.array->nd &&
+                      given.size(0) == rows && (vector || given.size(1) == X.size(1)) &&
+                      given.has(columns_first ? kF : kC) &&
+                      given.has(py::detail::npy_api::NPY_ARRAY_WRITEABLE_) && given.apart<T>(X);
+    return fits ? py::reinterpret_borrow<py::object>(out) : py::none();
+  }
+  if (vector)
+    return py::array_t<T>(rows);
+  if (!columns_first)
+    return py::array_t<T>(std::vector<py::ssize_t>{rows, X.size(1)});
+  const auto item = static_cast<py::ssize_t>(sizeof(T));
+  return py::array_t<T>(std::vector<py::ssize_t>{rows, X.size(1)},
+                        std::vector<py::ssize_t>{item, item * rows});
+}
+
 /// Work too short to let other threads take the interpreter, or to be interrupted.
 template <class F> void at_once_or_without_gil(double flops, F &&f) {
   constexpr double kShort = 1e5;
@@ -205,11 +243,12 @@ template <class F> void at_once_or_without_gil(double flops, F &&f) {
 }
 
 /// kron_matmul for arrays that need no intake; None where something about them is unusual.
-py::object direct_kron_matmul(const py::handle &factors, const py::handle &object) {
+py::object direct_kron_matmul(const py::handle &factors, const py::handle &object,
+                              const py::handle &out) {
   const bool list = PyList_CheckExact(factors.ptr()) != 0;
   if (!list && !PyTuple_CheckExact(factors.ptr()))
     return py::none();
-  const Plain X(object, 1, 2);
+  const Plain X(object, 1, 2), given(out, 1, 2);
   const auto count = static_cast<std::size_t>(Py_SIZE(factors.ptr()));
   if (!X || count == 0 || !X.has(kC | kF))
     return py::none();
@@ -224,7 +263,7 @@ py::object direct_kron_matmul(const py::handle &factors, const py::handle &objec
                          : PyTuple_GET_ITEM(factors.ptr(), place),
                     2, 2);
       MatrixView<T> &view = views[p];
-      if (!F || F.type != X.type)
+      if (!F || F.type != X.type || (given && !given.apart<T>(F)))
         return py::none();
       view = {F.data<T>(), F.size(0), F.size(1), 1, 1, false};
       if (!F.stride<T>(0, view.rs) || !F.stride<T>(1, view.cs))
@@ -235,31 +274,24 @@ py::object direct_kron_matmul(const py::handle &factors, const py::handle &objec
     }
     if (inner != X.size(0))
       return py::none();
-    const bool vector = X.array->nd == 1;
-    const index columns = vector ? 1 : X.size(1);
+    const index columns = X.array->nd == 1 ? 1 : X.size(1);
     const bool columns_first = !X.has(kC);
-    const auto item = static_cast<py::ssize_t>(sizeof(T));
-    py::array_t<T> Y;
-    if (vector)
-      Y = py::array_t<T>(rows);
-    else if (columns_first)
-      Y = py::array_t<T>(std::vector<py::ssize_t>{rows, columns},
-                         std::vector<py::ssize_t>{item, item * rows});
-    else
-      Y = py::array_t<T>(std::vector<py::ssize_t>{rows, columns});
-    T *y = Y.mutable_data();
+    py::object Y = result_for<T>(out, given, X, rows, columns_first);
+    if (Y.is_none())
+      return Y;
+    T *y = reinterpret_cast<T *>(py::detail::array_proxy(Y.ptr())->data);
     const double work =
         sizes * static_cast<double>(columns) * static_cast<double>(std::max(rows, inner));
     at_once_or_without_gil(work,
                            [&] { kron_multiply(views, X.data<T>(), columns, columns_first, y); });
-    return std::move(Y);
+    return Y;
   });
 }
 
 /// monarch_matmul for arrays that need no intake; None where something about them is unusual.
 py::object direct_monarch_matmul(const py::handle &left, const py::handle &right,
-                                 const py::handle &object) {
-  const Plain L(left, 3, 3), R(right, 3, 3), X(object, 1, 2);
+                                 const py::handle &object, const py::handle &out) {
+  const Plain L(left, 3, 3), R(right, 3, 3), X(object, 1, 2), given(out, 1, 2);
   if (!L || !R || !X || L.type != X.type || R.type != X.type || !L.has(kC) || !R.has(kC))
     return py::none();
   return with_type(X.type, [&](auto zero) -> py::object {
@@ -271,14 +303,16 @@ py::object direct_monarch_matmul(const py::handle &left, const py::handle &right
     if (r.count * r.m != l.count * l.n || x.m != r.count * r.n || !X.stride<T>(0, x.rs) ||
         (!vector && !X.stride<T>(1, x.cs)))
       return py::none();
-    const index rows = l.count * l.m;
-    py::array_t<T> Y =
-        vector ? py::array_t<T>(rows) : py::array_t<T>(std::vector<py::ssize_t>{rows, x.n});
-    T *y = Y.mutable_data();
+    if (given && (!given.apart<T>(L) || !given.apart<T>(R)))
+      return py::none();
+    py::object Y = result_for<T>(out, given, X, l.count * l.m, false);
+    if (Y.is_none())
+      return Y;
+    T *y = reinterpret_cast<T *>(py::detail::array_proxy(Y.ptr())->data);
     const double work = 2.0 * static_cast<double>(x.n) *
                         static_cast<double>(l.count * l.m * l.n + r.count * r.m * r.n);
     at_once_or_without_gil(work, [&] { monarch_multiply(l, r, x, false, false, false, y); });
-    return std::move(Y);
+    return Y;
   });
 }
 
@@ -293,8 +327,9 @@ void register_kron(py::module_ &m) {
   m.def("monarch_project", &monarch_project, py::arg("W"), py::arg("k"), py::arg("l"),
         py::arg("check_finite"));
   auto direct = m.def_submodule("_direct", "Calls of least overhead; None where intake is needed.");
-  direct.def("kron_matmul", &direct_kron_matmul, py::arg("factors"), py::arg("X"));
-  direct.def("monarch_matmul", &direct_monarch_matmul, py::arg("L"), py::arg("R"), py::arg("X"));
+  direct.def("kron_matmul", &direct_kron_matmul, py::arg("factors"), py::arg("X"), py::arg("out"));
+  direct.def("monarch_matmul", &direct_monarch_matmul, py::arg("L"), py::arg("R"), py::arg("X"),
+             py::arg("out"));
 }
 
 } // namespace lowla::bindings

@@ -206,6 +206,32 @@ def dense(A: ArrayLike, name: str, dims: tuple[int, ...] = ()) -> Matrix:
     return taken
 
 
+def into(out: Array | None, result: Array) -> Array:
+    """The result itself, or `out` with the result in it.
+
+    Raises TypeError for an `out` of another kind or dtype, ValueError for another shape or one that
+    cannot be written to.
+    """
+    if out is None:
+        return result
+    if not isinstance(out, type(result)):
+        raise TypeError(f"out must be a {_type_name(result)}, got {_type_name(out)}")
+    if out.dtype != result.dtype:
+        raise TypeError(f"out must be {result.dtype} as the result, got {out.dtype}")
+    if out.shape != result.shape:
+        raise ValueError(
+            f"out must have the shape of the result, {tuple(result.shape)}, got {tuple(out.shape)}"
+        )
+    if isinstance(out, np.ndarray) and not out.flags.writeable:
+        raise ValueError("out is read-only")
+    out[...] = result
+    return out
+
+
+def _type_name(a: object) -> str:
+    return f"{type(a).__module__}.{type(a).__name__}"
+
+
 @dataclass(frozen=True)
 class Stored:
     """A dense real array in the dtype that it is stored in; `dtype` is the one computed in."""

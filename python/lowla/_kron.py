@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lowla._results import Array
 
 
-def kron_matmul(factors: Sequence[ArrayLike], X: ArrayLike) -> Array:
+def kron_matmul(factors: Sequence[ArrayLike], X: ArrayLike, *, out: Array | None = None) -> Array:
     """The product (F_1 ⊗ ... ⊗ F_d) @ X, the Kronecker product never formed.
 
     Parameters
@@ -29,18 +29,24 @@ def kron_matmul(factors: Sequence[ArrayLike], X: ArrayLike) -> Array:
         At least one; real or complex, rectangular ones too.
     X : (prod n_i,) or (prod n_i, r) array
         Row index (i_1, ..., i_d), the last fastest, as `numpy.kron` has it.
+    out : array, optional
+        Takes the result, as in `numpy.matmul`: an array of its kind, shape and dtype. To fill fresh
+        memory can take as long as the product itself. It may share memory with the operands;
+        fastest is one that does not and is contiguous as the result would be.
 
     Returns
     -------
     (prod m_i,) or (prod m_i, r) array
-        In the common dtype of factors and X; Fortran-ordered where X is.
+        In the common dtype of factors and X; Fortran-ordered where X is. `out` where that is given.
 
     Raises
     ------
     ValueError
-        If there are no factors, one has not 2 dimensions, or X not prod n_i rows.
+        If there are no factors, one has not 2 dimensions, X not prod n_i rows, or `out` not the
+        shape of the result or is read-only.
     TypeError
-        If an array is not numeric or not dense, or some are on the GPU and others not.
+        If an array is not numeric or not dense, some are on the GPU and others not, or `out` is of
+        another kind or dtype than the result.
 
     Notes
     -----
@@ -66,8 +72,10 @@ def kron_matmul(factors: Sequence[ArrayLike], X: ArrayLike) -> Array:
     array([ 7.,  4., 15.,  8.])
     """
     direct = _backend.direct()
-    Y = direct.kron_matmul(factors, X) if direct is not None else None
-    return product(take_factors(factors), _arrays.dense(X, "X", (1, 2))) if Y is None else Y
+    Y = direct.kron_matmul(factors, X, out) if direct is not None else None
+    if Y is not None:
+        return Y
+    return _arrays.into(out, product(take_factors(factors), _arrays.dense(X, "X", (1, 2))))
 
 
 def kron_solve(

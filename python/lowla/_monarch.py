@@ -27,7 +27,7 @@ Form: TypeAlias = Literal["N", "T", "C", "H"]
 """M itself, transposed, conjugated, or both."""
 
 
-def monarch_matmul(L: ArrayLike, R: ArrayLike, X: ArrayLike) -> Array:
+def monarch_matmul(L: ArrayLike, R: ArrayLike, X: ArrayLike, *, out: Array | None = None) -> Array:
     """The product M @ X with the Monarch matrix M of the blocks L and R.
 
     Parameters
@@ -37,20 +37,27 @@ def monarch_matmul(L: ArrayLike, R: ArrayLike, X: ArrayLike) -> Array:
     R : (k, q, p) array
         The k blocks of the right factor; k·q = l·r.
     X : (k·p,) or (k·p, c) array
+    out : array, optional
+        Takes the result, as in `numpy.matmul`: an array of its kind, shape and dtype. To fill fresh
+        memory can take as long as the product itself. It may share memory with the operands;
+        fastest is one that does not and is C-contiguous.
 
     Returns
     -------
     (l·s,) or (l·s, c) array
-        In the common dtype; with z[a·q + b] = sum_i R[a, b, i] x[a·p + i],
+        In the common dtype; `out` where that is given. With
+        z[a·q + b] = sum_i R[a, b, i] x[a·p + i],
         y[i·l + j] = sum_a L[j, i, a] z[a·l + j]. For n = b² and blocks of b x b:
         y[i·b + j] = sum_a L[j, i, a] sum_c R[a, j, c] x[a·b + c].
 
     Raises
     ------
     ValueError
-        If L or R has not 3 dimensions, k·q differs from l·r, or X has not k·p rows.
+        If L or R has not 3 dimensions, k·q differs from l·r, X has not k·p rows, or `out` not the
+        shape of the result or is read-only.
     TypeError
-        If an array is not numeric or not dense, or some are on the GPU and others not.
+        If an array is not numeric or not dense, some are on the GPU and others not, or `out` is of
+        another kind or dtype than the result.
 
     Notes
     -----
@@ -77,10 +84,11 @@ def monarch_matmul(L: ArrayLike, R: ArrayLike, X: ArrayLike) -> Array:
     array([ 7., 11., 15., 23.])
     """
     direct = _backend.direct()
-    Y = direct.monarch_matmul(L, R, X) if direct is not None else None
+    Y = direct.monarch_matmul(L, R, X, out) if direct is not None else None
     if Y is not None:
         return Y
-    return product(*take_blocks(L, R), _arrays.dense(X, "X", (1, 2)), "X", "N", permuted=False)
+    operand = _arrays.dense(X, "X", (1, 2))
+    return _arrays.into(out, product(*take_blocks(L, R), operand, "X", "N", permuted=False))
 
 
 def monarch_project(
