@@ -252,7 +252,7 @@ LOWLA_INLINE void combine_tile(const S *A, index rs, index m, const double *C, i
       a[v] = wide(A + r * rs + v * kDoubles);
 #pragma GCC unroll 8
     for (int c = 0; c < kGramJ; ++c) {
-      vec<double> factor = vec<double>{} + C[r * ldc + c];
+      vec<double> factor = C[r * ldc + c] - vec<double>{}; // + would be an addition: -0 + 0 is 0
       in_register(factor);
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v)
