@@ -171,6 +171,30 @@ def test_products_are_those_of_the_array(backend, kind, dtype, layout):
         assert gap <= tol(dtype, n + d, factor=4) * size
 
 
+@pytest.mark.parametrize("kind", ["sjlt", "countsketch"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("d", "columns"), [(2003, 331), (67, 5003), (60001, 7)])
+def test_results_larger_than_the_cache(backend, kind, dtype, d, columns):
+    """Such results are summed strip by strip, each over all rows: what a strip is does not show."""
+    rng = np.random.default_rng(0)
+    n = 500
+    A = rng.standard_normal((n, columns))
+    if np.dtype(dtype).kind == "c":
+        A = A + 1j * A[::-1]
+    A = A.astype(dtype)
+    S = operator(kind, d, n, 9)
+    expected = S.tosparse() @ A
+    bound = tol(dtype, n, factor=4) * (abs(S.tosparse()) @ np.abs(A)) + np.finfo(dtype).tiny
+    for layout in ("C", "F", "step_two", "reversed"):
+        got, *others = with_1_2_and_7_threads(lambda layout=layout: S @ LAYOUTS[layout](A))
+        assert np.all(np.abs(got - expected) <= bound)
+        for other in others:
+            np.testing.assert_array_equal(got, other)
+    part = np.hstack([A, A])[:, 3 : columns + 3]
+    expected = S.tosparse() @ part
+    assert np.all(np.abs(S @ part - expected) <= np.roll(bound, -3, axis=1))
+
+
 @pytest.mark.core
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
