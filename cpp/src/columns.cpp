@@ -15,11 +15,12 @@ using threads::parallel_for;
 
 namespace {
 
-constexpr index kBlocks = 4;     ///< of the sketch that stands for A; one is held out
-constexpr index kPivotSigns = 4; ///< nonzeros in a column of the sketch for pivots alone
-constexpr index kManyRows = 100; ///< for a column: from there on one read beats two
-constexpr double kSlack = 1e-6;  ///< relative, above rounding: what an exchange has to gain
-constexpr index kChunk = 512;    ///< columns of a chunk: their sums stay in the first-level cache
+constexpr index kBlocks = 4;           ///< of the sketch that stands for A; one is held out
+constexpr index kPivotSigns = 4;       ///< nonzeros in a column of the sketch for pivots alone
+constexpr index kCompressionSigns = 8; ///< the same of that sketch's own compression
+constexpr index kManyRows = 100;       ///< for a column: from there on one read beats two
+constexpr double kSlack = 1e-6;        ///< relative, above rounding: what an exchange has to gain
+constexpr index kChunk = 512; ///< columns of a chunk: their sums stay in the first-level cache
 
 /// X <- R^-1 X for the leading triangle of R and as many rows of X.
 template <class W> void solve_triangle(const Small<W> &R, index r, Entries<W> &X) {
@@ -316,8 +317,11 @@ private:
     const auto fitted = column_source(SA.view().rows(0, d - held_out));
     const auto H = column_source(SA.view().rows(d - held_out, held_out));
     const auto matrix = fitted->matrix();
+    // The compression by signs must not be of the sketch's own.
     const Entries<W> Y =
-        fitted->gaussian(pivot_rows(request_), request_.key, philox::kStreamCompression);
+        request_.gaussian
+            ? fitted->gaussian(pivot_rows(request_), request_.key, philox::kStreamCompression)
+            : fitted->signs(pivot_rows(request_), kCompressionSigns, ~request_.key);
     Entries<W> T;
     const Basis<W> b = bounded(*fitted, *matrix, Y, T);
     round_to(T.row(0), T.row(T.rows), request_.eps);

@@ -11,11 +11,11 @@ numbers.
 
 "sketch": no second read. S A has four blocks of b rows, each with every row of A once, under signs
 of its own (SparseStack; Camano, Epperly, Meyer, Tropp, arXiv:2508.21189). Three of them stand for A
-in all of the above: pivots are those of a Gaussian compression to 3 (k + p) rows, T is their
-least-squares solution. With l = 3 b >= 10 k rows the error is about sqrt(1 + k / (l - k - 1)) times
-the least one, 5 % more (exact in the mean for a Gaussian S; Drineas, Mahoney, Muthukrishnan, Sarlos
-2011). The fourth block H has not seen the choice: E ||H X||^2 = ||X||^2 / 4 for X = A - C T, with
-relative variance at most 2 / b. Memory 4 b n.
+in all of the above: pivots are those of its compression to 3 (k + p) rows, again by signs, T is
+their least-squares solution. With l = 3 b >= 10 k rows the error is about sqrt(1 + k / (l - k - 1))
+times the least one, 5 % more (exact in the mean for a Gaussian S; Drineas, Mahoney, Muthukrishnan,
+Sarlos 2011). The fourth block H has not seen the choice: E ||H X||^2 = ||X||^2 / 4 for X = A - C T,
+with relative variance at most 2 / b. Memory 4 b n.
 
 Interpolation coefficients are bounded by the exchanges of Gu and Eisenstat (1996), on the sketch
 and then, in the magnitude of T alone, on A itself.
@@ -46,6 +46,7 @@ from .sketch import csr_matrix, embed, start_block
 _FIRST_RANK = 16  # tried first for a given tolerance, then doubled
 _BLOCKS = 4  # of the sketch that stands for A; one is held out for the error
 _PIVOT_SIGNS = 4  # nonzeros in a column of the sketch for pivots alone
+_COMPRESSION_SIGNS = 8  # the same of that sketch's own compression
 _MANY_ROWS = 100  # for a column: from there on one read beats two
 _SLACK = 1e-6
 
@@ -462,10 +463,12 @@ def interpolation_of_sketch(
     fitted, held_out = stacked_sketch(inp, d, sketch, key)
     norm = float(np.hypot(np.linalg.norm(fitted), np.linalg.norm(held_out)))
     small = open_input(fitted)
-    compression = random_normal(
-        key, STREAM_COMPRESSION, pivot_rows(k, oversample), fitted.shape[0], "float64"
-    )
-    Y = compression @ fitted
+    rows, kind = pivot_rows(k, oversample), kind_of(inp, sketch)
+    if kind == "gaussian":
+        Y = random_normal(key, STREAM_COMPRESSION, rows, len(fitted), "float64") @ fitted
+    else:  # by signs that are not the sketch's own
+        other = key ^ (2**64 - 1)
+        Y = embed(kind, other, rows, len(fitted), fitted, nnz=_COMPRESSION_SIGNS)
     perm, _, rank = pivoted_qr(Y, k, inp.rank_tolerance)
     b, T, swaps = bounded(small, project(small, perm[:k], rank, Y), bound)
     return Interpolation(inp, b, T, True, swaps, "sketch", HeldOut(held_out, norm), d)
