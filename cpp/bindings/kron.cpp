@@ -24,6 +24,15 @@ template <class T> struct Factors {
   }
 };
 
+/// An uninitialised matrix in C order, or in Fortran order where `columns_first`.
+template <class T> py::array_t<T> matrix_in_order(index rows, index columns, bool columns_first) {
+  const std::vector<py::ssize_t> shape{rows, columns};
+  if (!columns_first)
+    return py::array_t<T>(shape);
+  const auto item = static_cast<py::ssize_t>(sizeof(T));
+  return py::array_t<T>(shape, std::vector<py::ssize_t>{item, item * rows});
+}
+
 /// multiply(columns of X, columns first, x, y) for X (n, r) as it lies in C or Fortran order (else
 /// a copy) and a result of `rows` rows in the same order; zeros where `n` is 0.
 template <class T, class F>
@@ -39,11 +48,7 @@ py::array in_order_of(const py::array &X, index n, index rows, F &&multiply) {
   using Any = py::array_t<T, py::array::forcecast>;
   using ByRows = py::array_t<T, py::array::c_style | py::array::forcecast>;
   const Any x = columns_first ? Any(X) : Any(ByRows(X));
-  const auto item = static_cast<py::ssize_t>(sizeof(T));
-  const std::vector<py::ssize_t> strides = columns_first
-                                               ? std::vector<py::ssize_t>{item, item * rows}
-                                               : std::vector<py::ssize_t>{item * columns, item};
-  py::array_t<T> Y(std::vector<py::ssize_t>{rows, columns}, strides);
+  py::array_t<T> Y = matrix_in_order<T>(rows, columns, columns_first);
   T *y = Y.mutable_data();
   if (rows == 0 || columns == 0)
     return Y;
@@ -226,11 +231,7 @@ py::object result_for(const py::handle &out, const Plain &given, const Plain &X,
   }
   if (vector)
     return py::array_t<T>(rows);
-  if (!columns_first)
-    return py::array_t<T>(std::vector<py::ssize_t>{rows, X.size(1)});
-  const auto item = static_cast<py::ssize_t>(sizeof(T));
-  return py::array_t<T>(std::vector<py::ssize_t>{rows, X.size(1)},
-                        std::vector<py::ssize_t>{item, item * rows});
+  return matrix_in_order<T>(rows, X.size(1), columns_first);
 }
 
 /// Work too short to let other threads take the interpreter, or to be interrupted.

@@ -317,7 +317,7 @@ private:
     const auto fitted = column_source(SA.view().rows(0, d - held_out));
     const auto H = column_source(SA.view().rows(d - held_out, held_out));
     const auto matrix = fitted->matrix();
-    // The compression by signs must not be of the sketch's own.
+    // Signs under another key than those of SA.
     const Entries<W> Y =
         request_.gaussian
             ? fitted->gaussian(pivot_rows(request_), request_.key, philox::kStreamCompression)

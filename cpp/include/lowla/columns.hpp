@@ -10,9 +10,9 @@
 //
 // "sketch": no second read. S A has four blocks of b rows, each with every row of A once, under
 // signs of its own (SparseStack; Camano, Epperly, Meyer, Tropp, arXiv:2508.21189). Three of them
-// stand for A in all of the above, pivots from their compression by signs to 3 (k + p) rows: with l
-// = 3 b >= 10 k rows the error is about sqrt(1 + k / (l - k - 1)) times the least one (exact in the
-// mean for a Gaussian S; Drineas, Mahoney, Muthukrishnan, Sarlos, Numer. Math. 117, 2011). The
+// stand for A in all of the above, pivots from their compression by signs to 3 (k + p) rows: with
+// l = 3 b >= 10 k rows the error is about sqrt(1 + k / (l - k - 1)) times the least one (exact in
+// the mean for a Gaussian S; Drineas, Mahoney, Muthukrishnan, Sarlos, Numer. Math. 117, 2011). The
 // fourth block H has not seen the choice: E ||H X||^2 = ||X||^2 / 4 for X = A - C T, with relative
 // variance at most 2 / b.
 //

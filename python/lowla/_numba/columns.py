@@ -466,7 +466,7 @@ def interpolation_of_sketch(
     rows, kind = pivot_rows(k, oversample), kind_of(inp, sketch)
     if kind == "gaussian":
         Y = random_normal(key, STREAM_COMPRESSION, rows, len(fitted), "float64") @ fitted
-    else:  # by signs that are not the sketch's own
+    else:  # signs under another key than the sketch's
         other = key ^ (2**64 - 1)
         Y = embed(kind, other, rows, len(fitted), fitted, nnz=_COMPRESSION_SIGNS)
     perm, _, rank = pivoted_qr(Y, k, inp.rank_tolerance)
