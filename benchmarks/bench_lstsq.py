@@ -153,6 +153,26 @@ def _ridge(session: Session, case: Case, damp: float) -> None:
     session.add("lstsq", Row(f"{case.name} damp={damp:g}", [ours, peer], product.median))
 
 
+def _wide(session: Session, case: Case) -> None:
+    """The minimum-norm solution of A.T x = c; the error is that of the residual."""
+    A = np.ascontiguousarray(case.A.T)
+    b = np.random.default_rng(1).standard_normal(len(A)).astype(A.dtype)
+
+    def party(name: str, solve: Callable[[], np.ndarray]) -> Party:
+        x = solve().astype(np.float64)
+        size = case.s[0] * np.linalg.norm(x) + np.linalg.norm(b)
+        return Party(name, solve, float(np.linalg.norm(A @ x - b) / size))
+
+    parties = [
+        party("lowla", lambda: lowla.lstsq(A, b, rng=0).x),
+        party("numpy lstsq", lambda: np.linalg.lstsq(A, b, rcond=None)[0]),
+    ]
+    product = Party("A @ A.T", lambda: A @ A.T)
+    interleave([*parties, product], session.repetitions)
+    name = case.name.replace(f"{A.shape[1]}x{A.shape[0]}", f"{A.shape[0]}x{A.shape[1]}")
+    session.add("lstsq wide", Row(name, parties, product.median))
+
+
 def run(session: Session) -> None:
     """All cases of the family."""
     child = session.torch_process("benchmarks.bench_lstsq", "torch_lstsq")
@@ -162,6 +182,7 @@ def run(session: Session) -> None:
             for cond, residual in ((1e6, 1e-3), (1e10, 1e-8)):
                 case = _case(m, n, cond, residual, "float64")
                 _run(session, case, child, folder)
+                _wide(session, case)
             _sketch_mode(session, case)
             _ridge(session, case, 1e-3)
             _run(session, _case(m, n, 1e6, 1e-3, "float64", columns=10), child, folder)

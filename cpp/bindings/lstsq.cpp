@@ -6,6 +6,16 @@
 namespace lowla::bindings {
 namespace {
 
+template <class T> Small<wide_t<T>> entries_of(MatrixView<T> b) {
+  Small<wide_t<T>> out(b.m, b.n);
+  for (index i = 0; i < b.m; ++i)
+    for (index j = 0; j < b.n; ++j) {
+      const wide_t<T> value(*b.at(i, j));
+      out(i, j) = b.conjugated ? conj_of(value) : value;
+    }
+  return out;
+}
+
 py::tuple lstsq(const py::object &A, const py::array &b, double rcond, const std::string &method,
                 const std::string &sketch, double damp, double tol, index max_iter, index rows,
                 std::uint64_t key, bool check_finite, const py::object &monitor) {
@@ -16,10 +26,11 @@ py::tuple lstsq(const py::object &A, const py::array &b, double rcond, const std
     using T = decltype(zero);
     using R = real_t<T>;
     const auto rhs = view_of<T>(b);
-    check_tall(a, rhs);
+    check_shapes(a, rhs);
     const auto result = without_gil([&] {
-      const auto matrix = tall(a, rhs);
-      return LeastSquares<T>(*matrix, request).solve();
+      if (a.m >= a.n)
+        return LeastSquares<T>(*tall(a, rhs), request).solve();
+      return MinimumNorm<T>(*adjoint_tall(a), entries_of(rhs), request).solve();
     });
     py::array_t<T> x({result.x.rows, result.x.cols});
     const std::vector<T> values = by_rows<T>(result.x);

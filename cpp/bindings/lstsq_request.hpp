@@ -3,6 +3,7 @@
 #pragma once
 
 #include "lowla/lstsq.hpp"
+#include "lowla/minimum_norm.hpp"
 
 #include "request.hpp"
 
@@ -41,9 +42,9 @@ inline LstsqRequest lstsq_request(double rcond, const std::string &method,
   return request;
 }
 
-template <class View, class T> void check_tall(const View &A, const MatrixView<T> &b) {
-  if (A.m < A.n || A.n == 0 || b.n == 0)
-    throw ValueError("A must be tall and b must have columns");
+template <class View, class T> void check_shapes(const View &A, const MatrixView<T> &b) {
+  if (A.m == 0 || A.n == 0 || b.n == 0)
+    throw ValueError("A and b must not be empty");
   if (b.m != A.m)
     throw ValueError("b must have " + std::to_string(A.m) + " rows, got " + std::to_string(b.m));
 }

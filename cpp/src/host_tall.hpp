@@ -131,6 +131,52 @@ public:
                        reads_of_sketch);
   }
 
+  void wide_gram(const Small<Wide> &P, Small<Wide> &G) override {
+    ++this->reads;
+    Small<Wide> H;
+    gram_by_blocks<Stored, double>(A_, P, 0, [](index, index, double *, double *) {}, G, H);
+  }
+
+  void expand(const Small<Wide> &P, const Small<Wide> &C) override {
+    ++this->reads;
+    const BlockProduct<Stored, double> product(A_, P);
+    const index r = C.cols, k = P.cols;
+    begin_x(r);
+    threads::for_spans(0, this->m, kBlock, [&](index first, index last) {
+      double *Y = scratch<double>(kBlock * product.ld, 1);
+      product(A_, first, last, Y); // the blocks of gram_by_blocks
+      for (index i = 0; i < last - first; ++i) {
+        double *x = x_.data() + (first + i) * kPlanes<T> * r;
+        for (index j = 0; j < r; ++j) {
+          Wide sum(0);
+          for (index l = 0; l < k; ++l) {
+            if constexpr (is_complex_v<T>)
+              sum += Wide(product.entry(Y, i, l), product.entry(Y, i, product.width + l)) * C(l, j);
+            else
+              sum += product.entry(Y, i, l) * C(l, j);
+          }
+          x[j] = real_of(sum);
+          if constexpr (is_complex_v<T>)
+            x[r + j] = sum.imag();
+        }
+      }
+    });
+  }
+
+  Small<Wide> advanced() override {
+    const index r = static_cast<index>(x_.size()) / (this->m * kPlanes<T>);
+    Small<Wide> X(this->m, r);
+    for (index i = 0; i < X.rows; ++i)
+      for (index j = 0; j < r; ++j) {
+        const double *row = x_.data() + i * kPlanes<T> * r;
+        if constexpr (is_complex_v<T>)
+          X(i, j) = {row[j], row[r + j]};
+        else
+          X(i, j) = row[j];
+      }
+    return X;
+  }
+
   double scan(bool &finite) override {
     ++this->reads;
     return A_.scan(finite);
@@ -171,10 +217,35 @@ public:
   }
 
 protected:
+  /// y <- b - y for the rows first.. of A X, by planes of `width` columns; `scratch` as large as y.
+  void subtract_from_b(index first, index rows, index width, double *scratch, double *y) const {
+    load_rows(b_, first, rows, width, scratch);
+    for (index l = 0; l < rows * kPlanes<T> * width; ++l)
+      y[l] = scratch[l] - y[l];
+  }
+
+  /// Room for X of r columns, zero at first.
+  void begin_x(index r) { x_.resize(static_cast<std::size_t>(this->m * kPlanes<T> * r), 0.0); }
+  /// y <- X <- X + y, rounded to T if `rounds`, for the rows first.., r columns.
+  void advance_rows(index first, index rows, index r, index width, bool rounds, double *y) {
+    for (index i = 0; i < rows; ++i)
+      for (int plane = 0; plane < kPlanes<T>; ++plane) {
+        double *x = x_.data() + ((first + i) * kPlanes<T> + plane) * r;
+        double *to = y + (i * kPlanes<T> + plane) * width;
+        for (index j = 0; j < r; ++j) {
+          x[j] += to[j];
+          if (rounds)
+            x[j] = static_cast<double>(static_cast<real_t<T>>(x[j]));
+          to[j] = x[j];
+        }
+      }
+  }
+
   Rows A_;
   MatrixView<T> b_;
 
 private:
+  std::vector<double> x_;   ///< of `advance`: by rows, planes one after the other
   std::vector<T> scaled_b_; ///< where b was out of range
 };
 

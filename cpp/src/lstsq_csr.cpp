@@ -1,9 +1,10 @@
 // Passes over a tall CSR matrix in main memory for least squares (see lstsq.hpp).
 //
 // All in double precision; values of single precision are widened once, in 8 (16) bytes a stored
-// entry. normal: A^H (A X) row by row, both products while the row is in registers. residual: the
-// same with y = b - A X, A^H y added up entry by entry with compensation: the rounding of this sum
-// is what limits the forward error. 8 flops a stored entry and column of X.
+// entry. normal: A^H (A X) row by row, both products while the row is in registers. residual
+// and advance: the same with y = b - A X, or X, A^H y added up entry by entry with compensation:
+// the rounding of this sum is what limits the forward error. 8 flops a stored entry and column of
+// X.
 #include "host_tall.hpp"
 
 namespace lowla {
@@ -23,6 +24,29 @@ CsrView<wide_t<T>, I> widened(CsrView<T, I> A, std::vector<wide_t<T>> &values) {
   }
 }
 
+/// A^H by rows, in double precision.
+template <class T, class I> struct AdjointCsr {
+  std::vector<I> indptr, indices;
+  std::vector<wide_t<T>> data;
+
+  explicit AdjointCsr(CsrView<T, I> A)
+      : indptr(static_cast<std::size_t>(A.n) + 1, I(0)), indices(static_cast<std::size_t>(A.nnz())),
+        data(indices.size()) {
+    const auto at = [](I i) { return static_cast<std::size_t>(i); };
+    for (I k = A.indptr[0]; k < A.indptr[A.m]; ++k)
+      ++indptr[at(A.indices[k]) + 1];
+    for (std::size_t j = 1; j < indptr.size(); ++j)
+      indptr[j] += indptr[j - 1];
+    std::vector<I> next(indptr.begin(), indptr.end() - 1);
+    for (index i = 0; i < A.m; ++i)
+      for (I k = A.indptr[i]; k < A.indptr[i + 1]; ++k) {
+        const std::size_t place = at(next[at(A.indices[k])]++);
+        indices[place] = static_cast<I>(i);
+        data[place] = conj_of(wide_t<T>(A.data[k]));
+      }
+  }
+};
+
 /// sum += x, x complex or real, with the rounding error kept in `lost` (Knuth's two-sum).
 inline void add_term(double x, double &sum, double &lost) {
   const double s = sum + x, back = s - sum;
@@ -38,6 +62,13 @@ public:
 
   CsrTall(CsrView<Wide, I> A, std::vector<Wide> values, MatrixView<T> b)
       : Base(CsrRows<Wide, I>(A), b), values_(std::move(values)) {}
+  /// A^H of A with so many columns.
+  CsrTall(AdjointCsr<T, I> At, index columns)
+      : Base(CsrRows<Wide, I>({At.indptr.data(), At.indices.data(), At.data.data(),
+                               static_cast<index>(At.indptr.size()) - 1, columns}),
+             {nullptr, static_cast<index>(At.indptr.size()) - 1, 0, 0, 0, false}),
+        values_(std::move(At.data)), indptr_(std::move(At.indptr)),
+        indices_(std::move(At.indices)) {}
 
   NormalProduct<Wide> *sparse() override { return this; }
 
@@ -68,6 +99,26 @@ public:
   }
 
   void residual(const Small<Wide> &X, std::vector<double> &norms2, Small<Wide> &Z) override {
+    pass(X, norms2, Z, [&](index first, index rows, index width, double *scratch, double *y) {
+      this->subtract_from_b(first, rows, width, scratch, y);
+    });
+  }
+
+  void advance(const Small<Wide> &dY, bool rounds, std::vector<double> &norms2,
+               Small<Wide> &Z) override {
+    this->begin_x(dY.cols);
+    pass(dY, norms2, Z, [&](index first, index rows, index width, double *, double *y) {
+      this->advance_rows(first, rows, dY.cols, width, rounds, y);
+    });
+  }
+
+private:
+  using Base::A_;
+
+  /// Z = A^H Y and the squared norms of the columns of Y, where edit(first row, rows, columns a
+  /// plane, scratch, y) makes rows of Y of those of A X.
+  template <class Edit>
+  void pass(const Small<Wide> &X, std::vector<double> &norms2, Small<Wide> &Z, Edit &&edit) {
     ++this->reads;
     const CsrView<Wide, I> A = A_.view();
     const Panel<Wide> right = panel_of(X);
@@ -80,17 +131,16 @@ public:
     parallel_for(count, [&](index c) {
       double *sum = parts.get() + 2 * c * size, *lost = sum + size;
       std::fill(sum, sum + 2 * size, 0.0);
-      double *y = scratch<double>(2 * simd::kRowBlock * ld, 1), *b = y + simd::kRowBlock * ld;
+      double *y = scratch<double>(2 * simd::kRowBlock * ld, 1);
       for (index first = bounds[c]; first < bounds[c + 1]; first += simd::kRowBlock) {
         const index rows = std::min(simd::kRowBlock, bounds[c + 1] - first);
         simd::sparse<Wide, I>().multiply(A.indptr + first, A.indices, A.data, 0, rows, right.row(0),
                                          ld, width, y, ld);
-        load_rows(b_, first, rows, width, b);
+        edit(first, rows, width, y + simd::kRowBlock * ld, y);
         for (index i = 0; i < rows; ++i)
           for (index j = 0; j < r; ++j)
             for (int plane = 0; plane < kPlanes<T>; ++plane) {
-              double &value = y[i * ld + plane * width + j];
-              value = b[i * ld + plane * width + j] - value;
+              const double value = y[i * ld + plane * width + j];
               squares[c * r + j] += value * value;
             }
         for (index i = 0; i < rows; ++i)
@@ -119,10 +169,6 @@ public:
           Z(i, j) = sum[k] + lost[k];
       }
   }
-
-private:
-  using Base::A_;
-  using Base::b_;
 
   /// Partial sums of `size` numbers that their budget holds.
   static index wanted_parts(index size) {
@@ -156,7 +202,8 @@ private:
     }
   }
 
-  std::vector<Wide> values_; ///< where those of A are of single precision
+  std::vector<Wide> values_; ///< where those of A are of single precision, or A is an adjoint
+  std::vector<I> indptr_, indices_; ///< where A is an adjoint
 };
 
 } // namespace
@@ -166,10 +213,15 @@ template <class T, class I> std::unique_ptr<TallMatrix<T>> tall(CsrView<T, I> A,
   const CsrView<wide_t<T>, I> wide = widened(A, values);
   return std::make_unique<CsrTall<T, I>>(wide, std::move(values), b);
 }
+template <class T, class I> std::unique_ptr<TallMatrix<T>> adjoint_tall(CsrView<T, I> A) {
+  return std::make_unique<CsrTall<T, I>>(AdjointCsr<T, I>(A), A.m);
+}
 
 #define LOWLA_INSTANTIATE(T)                                                                       \
   template std::unique_ptr<TallMatrix<T>> tall(CsrView<T, std::int32_t>, MatrixView<T>);           \
-  template std::unique_ptr<TallMatrix<T>> tall(CsrView<T, std::int64_t>, MatrixView<T>);
+  template std::unique_ptr<TallMatrix<T>> tall(CsrView<T, std::int64_t>, MatrixView<T>);           \
+  template std::unique_ptr<TallMatrix<T>> adjoint_tall(CsrView<T, std::int32_t>);                  \
+  template std::unique_ptr<TallMatrix<T>> adjoint_tall(CsrView<T, std::int64_t>);
 LOWLA_INSTANTIATE(float)
 LOWLA_INSTANTIATE(double)
 LOWLA_INSTANTIATE(std::complex<float>)

@@ -1,11 +1,12 @@
 // Passes over a tall dense matrix in main memory for least squares (see lstsq.hpp).
 //
-// gram: as in panel_products.hpp, per entry of A 2 n flops, A read once. residual: blocks of
-// simd::kRowBlock rows; y = b - A X, and A^H y added up over kChain rows before it joins a
-// compensated sum, so that its error does not grow with m.
+// gram: as in panel_products.hpp, per entry of A 2 n flops, A read once. residual and advance:
+// blocks of simd::kRowBlock rows; y = b - A X, or X, and A^H y added up over kChain rows before it
+// joins a compensated sum, so that its error does not grow with m.
 #include "host_tall.hpp"
 
 #include "lowla/core/clones.hpp"
+#include "lowla/minimum_norm.hpp"
 
 namespace lowla {
 
@@ -53,9 +54,28 @@ public:
   using HostTall<T, DenseRows<T>>::HostTall;
 
   void residual(const Small<Wide> &X, std::vector<double> &norms2, Small<Wide> &Z) override {
+    pass(X, norms2, Z, [&](index first, index rows, index width, double *scratch, double *y) {
+      this->subtract_from_b(first, rows, width, scratch, y);
+    });
+  }
+
+  void advance(const Small<Wide> &dY, bool rounds, std::vector<double> &norms2,
+               Small<Wide> &Z) override {
+    this->begin_x(dY.cols);
+    pass(dY, norms2, Z, [&](index first, index rows, index width, double *, double *y) {
+      this->advance_rows(first, rows, dY.cols, width, rounds, y);
+    });
+  }
+
+private:
+  using HostTall<T, DenseRows<T>>::A_;
+
+  /// Z = A^H Y and the squared norms of the columns of Y, where edit(first row, rows, columns a
+  /// plane, scratch, y) makes rows of Y of those of A X.
+  template <class Edit>
+  void pass(const Small<Wide> &X, std::vector<double> &norms2, Small<Wide> &Z, Edit &&edit) {
     ++this->reads;
-    const MatrixView<T> &b = b_;
-    const index m = this->m, n = this->n, r = b.n, depth = A_.depth();
+    const index m = this->m, n = this->n, r = X.cols, depth = A_.depth();
     // Few columns as vectors, many as a panel.
     constexpr index kFew = 4;
     const bool few = kPlanes<T> * r <= kFew;
@@ -76,7 +96,7 @@ public:
     parallel_for(chunks.count, [&](index c) {
       double *sum = parts.get() + c * 2 * size, *lost = sum + size;
       std::fill(sum, sum + 2 * size, 0.0);
-      double *y = scratch<double>(2 * kChain * ld, 1), *target = y + kChain * ld;
+      double *y = scratch<double>(2 * kChain * ld, 1);
       double *z = scratch<double>(size, 3);
       A_.for_blocks(
           chunks.first(c), chunks.last(c),
@@ -91,9 +111,7 @@ public:
                                      : simd::Ahead{});
               else
                 kernels.multiply(A, stride, rows, depth, right.get(), ld, ld, y, ld, false, {});
-              load_rows(b, i + k, rows, width, target);
-              for (index l = 0; l < rows * ld; ++l)
-                y[l] = target[l] - y[l];
+              edit(i + k, rows, width, y + kChain * ld, y);
               for (index row = 0; row < rows; ++row)
                 for (index j = 0; j < r; ++j)
                   for (int plane = 0; plane < kPlanes<T>; ++plane) {
@@ -134,10 +152,6 @@ public:
           Z(i, j) = at(i, j);
       }
   }
-
-private:
-  using HostTall<T, DenseRows<T>>::A_;
-  using HostTall<T, DenseRows<T>>::b_;
 };
 
 } // namespace
@@ -145,10 +159,15 @@ private:
 template <class T> std::unique_ptr<TallMatrix<T>> tall(MatrixView<T> A, MatrixView<T> b) {
   return std::make_unique<DenseTall<T>>(DenseRows<T>(A), b);
 }
+template <class T> std::unique_ptr<TallMatrix<T>> adjoint_tall(MatrixView<T> A) {
+  return tall(A.adjoint(), MatrixView<T>{nullptr, A.n, 0, 0, 0, false});
+}
 
 #define LOWLA_INSTANTIATE(T)                                                                       \
   template std::unique_ptr<TallMatrix<T>> tall(MatrixView<T>, MatrixView<T>);                      \
-  template class LeastSquares<T>;
+  template std::unique_ptr<TallMatrix<T>> adjoint_tall(MatrixView<T>);                             \
+  template class LeastSquares<T>;                                                                  \
+  template class MinimumNorm<T>;
 LOWLA_INSTANTIATE(float)
 LOWLA_INSTANTIATE(double)
 LOWLA_INSTANTIATE(std::complex<float>)

@@ -123,6 +123,12 @@ public:
     });
   }
 
+  /// Of a block Y: in its row i what a row-major block has in the column l < ld.
+  R entry(const R *Y, index i, index l) const {
+    const index q = l / RightPanels<R>::kPanel * RightPanels<R>::kPanel;
+    return Y[q * kBlock + i * right_.width(q) + (l - q)];
+  }
+
   const RightPanels<R> &right() const { return right_; }
 
 private:

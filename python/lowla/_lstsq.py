@@ -68,9 +68,9 @@ def lstsq(
     method : {"auto", "direct", "precondition", "sketch"}, default "auto"
         Orthogonal factorisation; sketch-and-precondition, as accurate and for tall A faster;
         sketch-and-solve in one read of A, with a residual within 1 + `eps` of the smallest. "auto"
-        is "precondition" for tall dense A that is not narrow and for sparse matrices and operators,
-        else "direct". Where the rank is in doubt, a dense "precondition" ends as "direct":
-        `info.method` says so.
+        is "precondition" for dense A with many more rows than columns, and not few columns, or the
+        other way round, and for sparse matrices and operators, else "direct". Where the rank is in
+        doubt, a dense "precondition" ends as "direct": `info.method` says so.
     sketch : str, default "auto"
         Kind of the sketch, as in `sketch_operator`. "auto" is "sjlt", and a dense kind for
         `guarantee="linf"`.
@@ -124,11 +124,12 @@ def lstsq(
     max_i abs(x_i - x*_i) <= (eps/√n) ||A x* - b|| ||A⁺||, with probability 1 - 2e-4 [3]_. The same
     sizes are taken for the other kinds.
 
-    **Cost.** "direct" 2·m·n² flops, more for wide A. "precondition" 2·m·n² flops in matrix products
-    and about 5 reads of A, or for sparse matrices and operators about 20 products with A and Aᴴ
-    each after a sketch of 12·n rows (4·n products for an operator). "sketch" one read and 2·d·n²
-    flops for d rows. A is copied only where its dtype differs from that of the result; the values
-    of a sparse A in single precision are held in double.
+    **Cost**, m and n exchanged where A is wide. "direct" 2·m·n² flops, four times that for wide A
+    of condition number beyond 1e7. "precondition" 2·m·n² flops in matrix products and about 5
+    reads of A, or for sparse matrices and operators about 20 products with A and Aᴴ each after a
+    sketch of 12·n rows (4·n products for an operator). "sketch" one read and 2·d·n² flops for d
+    rows. A is copied only where its dtype differs from that of the result; the values of a sparse A
+    in single precision are held in double, and a wide sparse A is transposed.
 
     References
     ----------
@@ -277,11 +278,8 @@ class _LstsqCall(Call[LstsqInfo]):
     def __init__(self, M: Matrix, tol: float | None, callback: LstsqCallback | None) -> None:
         super().__init__("lstsq", M, callback)
         self._tol = tol
-        kinds = ("dense", "csr") if self.name == "native" else ("dense",)
-        tall = M.kind in kinds and M.shape[0] >= M.shape[1]
-        if self.name != "numba" and not tall:
-            what = "lstsq of a wide or sparse matrix or an operator"
-            self.name, self.backend = _backend.numba_instead_of(self.name, what)
+        if self.name != "numba" and M.kind == "operator":
+            self.name, self.backend = _backend.numba_instead_of(self.name, "lstsq of an operator")
 
     def _so_far(self, iteration: int, error: float) -> LstsqInfo:
         nan = float("nan")

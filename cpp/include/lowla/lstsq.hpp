@@ -15,233 +15,58 @@
 // direct. The triangle of [A b], where A is tall by Cholesky QR behind a sketch, else by LAPACK's
 //   QR of row blocks (TSQR); then its SVD: minimum norm, any rank. 2 m n^2 flops, no copy of A.
 // sketch. The same on [S A, S b].
-//
-// Certificate: the backward error of Karlson and Walden (BIT 37, 1997) for
-// min ||[dA, theta db]||_F / ||A||_F, theta = ||A||_F / ||b||, within sqrt(2) of the optimum
-// (Gratton, Jiranek, Titley-Peloquin, SIAM J. Matrix Anal. Appl. 33, 2012):
-//   theta / sqrt(1 + theta^2 ||x||^2) ||(A^H A + mu)^(-1/2) A^H r||,
-//   mu = theta^2 ||r||^2 / (1 + theta^2 ||x||^2).
 #pragma once
 
-#include "lowla/core/blas.hpp"
-#include "lowla/core/error.hpp"
-#include "lowla/core/range.hpp"
-#include "lowla/core/threads.hpp"
-#include "lowla/core/view.hpp"
-#include "lowla/sketch.hpp"
+#include "lowla/lstsq_solver.hpp"
 #include "lowla/tsqr.hpp"
-
-#include <algorithm>
-#include <cmath>
-#include <functional>
-#include <memory>
-#include <optional>
-#include <string>
-#include <vector>
 
 namespace lowla {
 
-enum class LstsqMethod { kAuto, kDirect, kPrecondition, kSketch };
-
-struct LstsqRequest {
-  LstsqMethod method = LstsqMethod::kAuto;
-  std::string sketch = "sjlt"; ///< a kind of sketch.hpp, with its default sparsity
-  double rcond = 0, damp = 0;
-  double tol = 0;               ///< backward error that ends the refinement; 0: rounding level
-  index max_iter = 0, rows = 0; ///< 0: chosen
-  std::uint64_t key = 0;
-  bool check_finite = true;
-  /// (step, backward error) -> true to stop
-  std::function<bool(index, double)> monitor;
-};
-
-struct LstsqFacts {
-  const char *method = "direct";
-  double cond = 0, backward_error = 0;
-  std::vector<double> residual_norm;
-  bool s_exact = true, converged = true;
-  index iterations = 0, passes = 0, rows = 0;
-};
-
-template <class W> struct LstsqResult {
-  Small<W> x;
-  std::vector<double> residuals2, s;
-  index rank = 0;
-  LstsqFacts facts;
-};
-
-/// A with cheap products.
-template <class Wide> class NormalProduct {
-public:
-  virtual ~NormalProduct() = default;
-  /// Z = A^H A X
-  virtual void normal(const Small<Wide> &X, Small<Wide> &Z) = 0;
-};
-
-/// What the solver asks of A (m x n, m >= n) and of the right-hand sides b (m x r) beside it.
-template <class T> class TallMatrix {
-public:
-  using Wide = wide_t<T>;
-  index m = 0, n = 0, r = 0;
-  index reads = 0; ///< of A
-  virtual ~TallMatrix() = default;
-  /// S A.
-  virtual Small<Wide> sketch(const SketchSpec &spec) = 0;
-  /// With Y = A P, P upper triangular: G = Y^H Y and H = Y^H b.
-  virtual void gram(const Small<Wide> &P, Small<Wide> &G, Small<Wide> &H) = 0;
-  /// Z = A^H (b - A X) and the squared norms of the columns of b - A X, in double precision.
-  virtual void residual(const Small<Wide> &X, std::vector<double> &norms2, Small<Wide> &Z) = 0;
-  /// Of the triangular factor of [A b; damp I 0] the first n rows, or more.
-  virtual Small<Wide> triangle(double damp) = 0;
-  /// That of [S A, S b; damp I, 0].
-  virtual Small<Wide> sketched_triangle(const SketchSpec &spec, double damp) = 0;
-  /// Largest magnitude among the finite entries of A, or of b.
-  virtual double scan(bool &finite) = 0;
-  virtual double scan_b(bool &finite) = 0;
-  /// From here on A, or b, times `factor`.
-  virtual void rescale(real_t<T> factor) = 0;
-  virtual void rescale_b(real_t<T> factor) = 0;
-  /// Squared norms of the columns of b.
-  virtual std::vector<double> norms2_b() = 0;
-  /// Where A is sparse; its sketches are then in double precision.
-  virtual NormalProduct<Wide> *sparse() { return nullptr; }
-};
-
-/// A and b in main memory.
-template <class T> std::unique_ptr<TallMatrix<T>> tall(MatrixView<T> A, MatrixView<T> b);
-template <class T, class I> std::unique_ptr<TallMatrix<T>> tall(CsrView<T, I> A, MatrixView<T> b);
-
-template <class T> class LeastSquares {
+template <class T> class LeastSquares final : public LstsqSolver<T> {
 public:
   using Wide = wide_t<T>;
   using Result = LstsqResult<Wide>;
 
   LeastSquares(TallMatrix<T> &A, const LstsqRequest &request)
-      : A_(A), request_(request), damp_(request.damp) {}
-
-  Result solve() {
-    bool finite = true;
-    const int b_exponent = scale_b(finite);
-    if (!finite)
-      return not_finite("b");
-    b_norms2_ = A_.norms2_b();
-    std::optional<Result> result;
-    int a_exponent = 0;
-    try {
-      result = run();
-    } catch (const OutOfRange &) {
-      const double largest = A_.scan(finite);
-      if (!finite)
-        return not_finite("A");
-      a_exponent = Range::exponent(largest);
-      A_.rescale(Range::power(-a_exponent));
-      damp_ = std::ldexp(damp_, -a_exponent);
-      rescaled_ = true;
-      result = run();
-    }
-    result->facts.passes = A_.reads;
-    scale_back(*result, a_exponent, b_exponent);
-    return std::move(*result);
-  }
+      : LstsqSolver<T>(A, request, A.n, A.r) {}
 
 private:
-  using Range = SafeRange<T>;
-  static constexpr bool kSingle = std::is_same_v<real_t<T>, float>;
-  static constexpr double kUnit = unit_roundoff<T>();
-  /// Singular values this close to the rank decision leave it to `direct`; those of R are that
-  /// accurate as long as the columns of A are better conditioned than kResolved.
-  static constexpr double kMargin = 2.0;
-  /// Y = A P is formed in T: its error E is about kUnit ||A D||_F ||(A D)^-1||_F beside singular
-  /// values near 1. As A + E P^-1 = (Y + E) P^-1, this is the relative error of every singular
-  /// value of R, however small, and the factor by which a refinement step shrinks the error of x.
-  /// The same holds for the rounding of S A and the size of those of A P. Beyond 1 / (60 kUnit)
-  /// (3e5 for float) T cannot tell A from one of lower rank, and `direct`, in double, decides.
-  static constexpr double kResolved = 1.0 / (60.0 * kUnit);
-  /// Relative singular values above which R^-1 serves as well as the SVD of R.
-  static constexpr double kPlain = 1e-9;
-  static constexpr index kRefinements = 8;
-  /// Sparse A: rows a column of the sketch; steps of conjugate gradients, and restarts of them.
-  static constexpr index kSparseRows = 12, kSteps = 200, kRestarts = 6;
-  /// Reduction of the preconditioned gradient between two restarts.
-  static constexpr double kReduction = 1e-10;
-  /// Entries of a sparse A below which "auto" does not sketch.
-  static constexpr index kSmall = index(1) << 18;
-  /// Columns from which "auto" preconditions, given rows for two sketches. The cost of the sketch
-  /// grows with m n, what is gained on LAPACK's QR with m n^2: whatever m, the two are even at 16
-  /// to 20 columns (measured on one core, all four types, r = 1).
-  static constexpr index kWideEnough = 20;
+  using Base = LstsqSolver<T>;
+  using Base::A_;
+  using Base::backward_error;
+  using Base::check;
+  using Base::column_norms2;
+  using Base::conjugate_gradients;
+  using Base::damp_;
+  using Base::embedding;
+  using Base::finish;
+  using Base::frobenius;
+  using Base::gram_factor;
+  using Base::kMargin;
+  using Base::kPlain;
+  using Base::kQuietOrder;
+  using Base::kRefinements;
+  using Base::kRestarts;
+  using Base::kSingle;
+  using Base::kSmall;
+  using Base::kSteps;
+  using Base::kUnit;
+  using Base::kWideEnough;
+  using Base::norm2;
+  using Base::request_;
+  using Base::round;
+  using Base::sketch_rows;
+  using Base::sparse_factor;
 
-  /// Orders up to which LAPACK's share is worth one thread only.
-  static constexpr index kQuietOrder = 768;
-
-  struct OutOfRange {};
-
-  // --- range ---
-
-  /// Brings b into the safe range if it is not there: b 2^-e.
-  int scale_b(bool &finite) {
-    const double largest = A_.scan_b(finite);
-    if (!finite || Range::holds(largest))
-      return 0;
-    const int e = Range::exponent(largest);
-    A_.rescale_b(Range::power(-e));
-    return e;
-  }
-
-  void scale_back(Result &result, int a_exponent, int b_exponent) const {
-    for (Wide &x : result.x.data)
-      x = ldexp(x, b_exponent - a_exponent);
-    for (double &r : result.residuals2)
-      r = std::ldexp(r, 2 * b_exponent);
-    for (double &r : result.facts.residual_norm)
-      r = std::ldexp(r, b_exponent);
-    for (double &s : result.s)
-      s = std::ldexp(s, a_exponent);
-  }
-
-  static double ldexp(double x, int e) { return std::ldexp(x, e); }
-  static std::complex<double> ldexp(std::complex<double> x, int e) {
-    return {std::ldexp(x.real(), e), std::ldexp(x.imag(), e)};
-  }
-
-  /// Finite and in range, or OutOfRange, whose handler looks at the entries of A.
-  void check(const Small<Wide> &M) const {
-    double largest = 0;
-    for (const Wide &x : M.data) {
-      const double size = std::abs(x);
-      if (!std::isfinite(size))
-        throw OutOfRange{};
-      largest = std::max(largest, size);
-    }
-    if (!rescaled_ && !Range::holds(largest))
-      throw OutOfRange{};
-  }
-
-  Result not_finite(const char *name) const {
-    if (request_.check_finite)
-      throw ValueError(std::string(name) + " contains NaN or Inf");
-    const double nan = std::numeric_limits<double>::quiet_NaN();
-    const auto r = static_cast<std::size_t>(A_.r);
-    Result result;
-    result.x = Small<Wide>(A_.n, A_.r);
-    std::fill(result.x.data.begin(), result.x.data.end(), Wide(nan));
-    result.residuals2.assign(r, nan);
-    result.s.assign(static_cast<std::size_t>(A_.n), nan);
-    result.facts.residual_norm.assign(r, nan);
-    result.facts.cond = result.facts.backward_error = nan;
-    result.facts.s_exact = result.facts.converged = false;
-    result.facts.passes = 1;
-    return result;
-  }
+  double scan_b(bool &finite) override { return A_.scan_b(finite); }
+  void rescale_b(real_t<T> factor) override { A_.rescale_b(factor); }
+  std::vector<double> norms2_b() override { return A_.norms2_b(); }
 
   // --- the choice ---
 
-  Result run() {
-    const index m = A_.m, n = A_.n, least = 2 * n + 32;
+  Result run() override {
+    const index m = A_.m, n = A_.n, d = sketch_rows();
     NormalProduct<Wide> *const sparse = A_.sparse();
-    index d = request_.rows;
-    if (d == 0)
-      d = sparse != nullptr ? std::max(least, std::min(kSparseRows * n, m / 2)) : least;
     LstsqMethod method = request_.method;
     const blas::OneThread quiet(n <= kQuietOrder);
     if (method == LstsqMethod::kAuto) {
@@ -267,11 +92,6 @@ private:
   double sketch_cutoff(index d) {
     const double rounding = 2.0 * kUnit * static_cast<double>(std::max(d, A_.n));
     return kSingle && A_.sparse() == nullptr ? std::max(request_.rcond, rounding) : request_.rcond;
-  }
-
-  SketchSpec embedding(index d, index nnz) const {
-    const double density = 1.0 / std::sqrt(static_cast<double>(A_.m));
-    return sketch_spec(request_.sketch, request_.key, d, A_.m, std::min(nnz, d), density);
   }
 
   // --- direct and sketch: a triangle ---
@@ -326,126 +146,21 @@ private:
       for (std::size_t i = 0; i < dx.data.size(); ++i)
         result.x.data[i] += dx.data[i];
     }
-    result.facts.backward_error = backward_error(result.x, norms2, s, [&](index j, double mu) {
-      return plain ? quadratic(R1, B, g, w, j, mu) : truncated_quadratic(s, w, j, mu);
-    });
+    result.facts.backward_error =
+        backward_error(column_norms2(result.x), norms2, s, [&](index j, double mu) {
+          return plain ? quadratic(R1, B, g, w, j, mu) : truncated_quadratic(s, w, j, mu);
+        });
     finish(result, norms2);
     return result;
   }
 
   // --- precondition ---
 
-  /// [S A; damp I].
-  Small<Wide> sketched(const SketchSpec &spec) {
-    const index n = A_.n, d = spec.d;
-    Small<Wide> SA = A_.sketch(spec);
-    check(SA);
-    if (damp_ == 0)
-      return SA;
-    Small<Wide> taller(d + n, n);
-    for (index j = 0; j < n; ++j) {
-      std::copy(SA.col(j), SA.col(j) + d, taller.col(j));
-      taller(d + j, j) = damp_;
-    }
-    return taller;
-  }
-
-  /// The preconditioner from SA (or its triangle), powers of two D in front: P = D R0^-1 and R0
-  /// D^-1; false where the rank of A is in doubt.
-  bool sketched_factor(Small<Wide> SA, Small<Wide> &P, Small<Wide> &R0, std::vector<double> &D) {
-    const index n = A_.n;
-    D.resize(static_cast<std::size_t>(n));
-    for (index j = 0; j < n; ++j) {
-      double largest = 0;
-      for (index i = 0; i < SA.rows; ++i)
-        largest = std::max(largest, std::abs(SA(i, j)));
-      if (!(largest > 0))
-        return false;
-      D[j] = std::ldexp(1.0, -std::ilogb(largest));
-      for (index i = 0; i < SA.rows; ++i)
-        SA(i, j) *= D[j];
-    }
-    blas::triangle(SA);
-    P = SA;
-    if (!blas::invert_upper(P))
-      return false;
-    R0 = std::move(SA);
-    // P as `gram` takes it: else its rounding, no noise, stays in A N
-    if (kSingle && A_.sparse() == nullptr) {
-      for (Wide &x : P.data)
-        x = Wide(static_cast<T>(x));
-      R0 = P;
-      if (!blas::invert_upper(R0))
-        return false;
-    }
-    for (index j = 0; j < n; ++j)
-      for (index i = 0; i <= j; ++i) {
-        P(i, j) *= D[i];
-        R0(i, j) /= D[j];
-      }
-    return resolved(R0, P, D);
-  }
-
-  /// ||R D||_F ||D^-1 R^-1||_F < kResolved
-  static bool resolved(const Small<Wide> &R, const Small<Wide> &inverse,
-                       const std::vector<double> &D) {
-    double norm = 0, inverse_norm = 0;
-    for (index j = 0; j < R.cols; ++j)
-      for (index i = 0; i <= j; ++i) {
-        norm += abs2(R(i, j) * D[j]);
-        inverse_norm += abs2(inverse(i, j) / D[i]);
-      }
-    return std::sqrt(norm) * std::sqrt(inverse_norm) < kResolved;
-  }
-
-  /// Both, side by side where LAPACK keeps to the thread that calls it.
-  template <class F, class G> void at_once(F &&f, G &&g) const {
-    if (A_.n <= kQuietOrder) {
-      threads::parallel_for(2, [&](index task) { task == 0 ? f() : g(); });
-    } else {
-      f();
-      g();
-    }
-  }
-
   std::optional<Result> precondition(const SketchSpec &spec) {
-    const index n = A_.n;
     Result result;
     Small<Wide> N, R, c;
-    {
-      Small<Wide> P, R0, G, H;
-      std::vector<double> D;
-      if (!sketched_factor(sketched(spec), P, R0, D))
-        return std::nullopt;
-      A_.gram(P, G, H);
-      if (damp_ > 0) {
-        const Small<Wide> PP = blas::product('C', P, 'N', P);
-        for (std::size_t i = 0; i < G.data.size(); ++i)
-          G.data[i] += damp_ * damp_ * PP.data[i];
-      }
-      for (const Wide &x : G.data)
-        if (!std::isfinite(std::abs(x)))
-          throw OutOfRange{};
-      if (!blas::cholesky(G))
-        return std::nullopt;
-      R = blas::product('N', G, 'N', R0);
-      bool inverted = false;
-      at_once(
-          [&] {
-            inverted = blas::invert_upper(G);
-            if (inverted) {
-              N = blas::product('N', P, 'N', G);
-              c = blas::product('C', G, 'N', H);
-            }
-          },
-          [&] { result.s = blas::singular_values(R); });
-      if (!inverted || !resolved(R, N, D))
-        return std::nullopt;
-    }
-    const std::vector<double> &s = result.s;
-    if (s[n - 1] < kMargin * request_.rcond * s[0])
+    if (!gram_factor(spec, result, N, R, c))
       return std::nullopt;
-    result.rank = n;
     const index steps = request_.max_iter > 0 ? request_.max_iter : kRefinements;
     refine(
         result, N, blas::product('N', N, 'N', c), steps,
@@ -467,21 +182,7 @@ private:
     const index n = A_.n;
     Result result;
     Small<Wide> N, R;
-    {
-      Small<Wide> triangle = sketched(spec);
-      blas::triangle(triangle);
-      std::vector<double> D;
-      bool certain = sketched_factor(triangle, N, R, D);
-      if (certain) {
-        result.s = blas::singular_values(R);
-        certain = !(result.s[n - 1] < kMargin * request_.rcond * result.s[0]);
-        result.rank = n;
-      }
-      if (!certain) {
-        truncated_factor(std::move(triangle), result, N);
-        R = Small<Wide>();
-      }
-    }
+    sparse_factor(spec, result, N, R);
     const std::vector<double> &s = result.s;
     refine(
         result, N, Small<Wide>(n, A_.r), request_.max_iter > 0 ? request_.max_iter : kSteps,
@@ -493,73 +194,6 @@ private:
     result.facts.rows = spec.d;
     result.facts.s_exact = false;
     return result;
-  }
-
-  /// Singular values of R, the rank, and N = V diag(1 / s) of those that count.
-  void truncated_factor(Small<Wide> R, Result &result, Small<Wide> &N) const {
-    const index n = A_.n;
-    Small<Wide> V;
-    blas::gesdd(n, n, R, result.s, V);
-    const std::vector<double> &s = result.s;
-    result.rank = 0;
-    while (result.rank < n && s[result.rank] > request_.rcond * s[0])
-      ++result.rank;
-    N = V.columns(0, result.rank);
-    for (index j = 0; j < result.rank; ++j)
-      for (index i = 0; i < n; ++i)
-        N(i, j) /= s[j];
-  }
-
-  static std::vector<double> column_norms2(const Small<Wide> &M) {
-    std::vector<double> out;
-    for (index j = 0; j < M.cols; ++j)
-      out.push_back(norm2(M, j));
-    return out;
-  }
-
-  /// z with N^H (A^H A + damp^2) N z = c, column by column: to the reduction of the residual, for
-  /// `left` steps in all, or until four steps do not halve it.
-  Small<Wide> conjugate_gradients(NormalProduct<Wide> &A, const Small<Wide> &N,
-                                  const Small<Wide> &c, index &left) {
-    const double reduction = std::max(kReduction, 8.0 * kUnit);
-    Small<Wide> z(c.rows, c.cols), residual = c, direction = c, image;
-    std::vector<double> size2 = column_norms2(c);
-    const std::vector<double> start2 = size2;
-    std::vector<double> worst{*std::max_element(size2.begin(), size2.end())};
-    const auto done = [&] {
-      for (index j = 0; j < c.cols; ++j)
-        if (size2[j] > reduction * reduction * start2[j])
-          return false;
-      return true;
-    };
-    for (; left > 0 && !done(); --left) {
-      const Small<Wide> step = blas::product('N', N, 'N', direction);
-      A.normal(step, image);
-      for (std::size_t i = 0; damp_ > 0 && i < image.data.size(); ++i)
-        image.data[i] += damp_ * damp_ * step.data[i];
-      const Small<Wide> curved = blas::product('C', N, 'N', image);
-      for (index j = 0; j < c.cols; ++j) {
-        double curvature = 0;
-        for (index i = 0; i < c.rows; ++i)
-          curvature += real_of(conj_of(direction(i, j)) * curved(i, j));
-        const double alpha = curvature > 0 ? size2[j] / curvature : 0;
-        for (index i = 0; i < c.rows; ++i) {
-          z(i, j) += alpha * direction(i, j);
-          residual(i, j) -= alpha * curved(i, j);
-        }
-        const double next2 = norm2(residual, j), beta = size2[j] > 0 ? next2 / size2[j] : 0;
-        for (index i = 0; i < c.rows; ++i)
-          direction(i, j) = residual(i, j) + beta * direction(i, j);
-        size2[j] = next2;
-      }
-      worst.push_back(*std::max_element(size2.begin(), size2.end()));
-      const std::size_t last = worst.size() - 1;
-      if (last > 4 && worst[last] > 0.25 * worst[last - 4]) {
-        --left;
-        break;
-      }
-    }
-    return z;
   }
 
   // --- refinement ---
@@ -585,18 +219,19 @@ private:
       measure(x, norms2, g);
       const Small<Wide> w = blas::product('C', N, 'N', g);
       const double size = frobenius(w);
+      const std::vector<double> x_norms2 = column_norms2(x);
       double error = backward_error(
-          x, norms2, s, [&](index j, double mu) { return upper_quadratic(g, w, j, mu); });
+          x_norms2, norms2, s, [&](index j, double mu) { return upper_quadratic(g, w, j, mu); });
       const bool out_of_steps = left == 0 || step == rounds;
       const bool stagnant = step > least && size > 0.5 * last;
       const bool last_step = out_of_steps || stagnant || step >= least;
       if (last_step && error > target)
-        error = backward_error(x, norms2, s,
+        error = backward_error(x_norms2, norms2, s,
                                [&](index j, double mu) { return quadratic(g, w, j, mu); });
       const bool stopped = request_.monitor && step > 0 && request_.monitor(steps - left, error);
       if (out_of_steps || stagnant || stopped || (step >= least && error <= target)) {
         if (request_.tol > 0) // what is reported is the estimate, not its bound
-          error = backward_error(x, norms2, s,
+          error = backward_error(x_norms2, norms2, s,
                                  [&](index j, double mu) { return quadratic(g, w, j, mu); });
         result.x = std::move(x);
         result.facts.backward_error = error;
@@ -614,53 +249,12 @@ private:
 
   // --- the certificate ---
 
-  /// x as it is returned. Not before the last step: a step from a rounded x would carry its
-  /// rounding, which has no small component where A is small, over into all components.
-  static void round(Small<Wide> &x) {
-    for (Wide &value : x.data)
-      value = Wide(static_cast<T>(value));
-  }
-
   /// The residual norms of x, and g = A^H (b - A x) - damp^2 x.
   void measure(const Small<Wide> &x, std::vector<double> &norms2, Small<Wide> &g) {
     A_.residual(x, norms2, g);
     if (damp_ > 0)
       for (std::size_t i = 0; i < g.data.size(); ++i)
         g.data[i] -= damp_ * damp_ * x.data[i];
-  }
-
-  static double norm2(const Small<Wide> &M, index j) {
-    double sum = 0;
-    for (index i = 0; i < M.rows; ++i)
-      sum += abs2(M(i, j));
-    return sum;
-  }
-  static double frobenius(const Small<Wide> &M) {
-    double sum = 0;
-    for (const Wide &x : M.data)
-      sum += abs2(x);
-    return std::sqrt(sum);
-  }
-
-  /// The worst column's backward error; quadratic(j, mu) = g_j^H (A^H A + mu)^-1 g_j.
-  template <class F>
-  double backward_error(const Small<Wide> &x, const std::vector<double> &norms2,
-                        const std::vector<double> &s, F &&quadratic) const {
-    double norm_A2 = 0, worst = 0;
-    for (double value : s)
-      norm_A2 += value * value;
-    if (norm_A2 == 0)
-      return 0;
-    for (index j = 0; j < A_.r; ++j) {
-      if (b_norms2_[j] == 0)
-        continue;
-      const double theta2 = norm_A2 / b_norms2_[j], x2 = norm2(x, j);
-      const double shrink = 1 + theta2 * x2;
-      const double mu = theta2 * (norms2[j] + damp_ * damp_ * x2) / shrink;
-      const double eta = std::sqrt(theta2 / shrink * quadratic(j, mu));
-      worst = std::max(worst, eta / std::sqrt(norm_A2));
-    }
-    return worst;
   }
 
   /// (A^H A + mu)^-1 is below (A^H A)^-1 and below 1 / mu.
@@ -708,22 +302,6 @@ private:
     }
     return sum;
   }
-
-  void finish(Result &result, const std::vector<double> &norms2) const {
-    const std::vector<double> &s = result.s;
-    result.facts.cond =
-        s.back() > 0 ? s.front() / s.back() : std::numeric_limits<double>::infinity();
-    for (index j = 0; j < A_.r; ++j) {
-      result.facts.residual_norm.push_back(std::sqrt(norms2[j]));
-      result.residuals2.push_back(norms2[j] + damp_ * damp_ * norm2(result.x, j));
-    }
-  }
-
-  TallMatrix<T> &A_;
-  std::vector<double> b_norms2_; ///< of the columns
-  LstsqRequest request_;
-  double damp_;
-  bool rescaled_ = false;
 };
 
 } // namespace lowla

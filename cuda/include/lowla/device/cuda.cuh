@@ -52,8 +52,15 @@ template <class T, class Runtime> struct Cuda {
   static std::unique_ptr<Matrix> dense(MatrixView<T> A);
   /// `stored`: the length of the caller's indices and data. ValueError where A is malformed.
   template <class I> static std::unique_ptr<Matrix> csr(CsrView<T, I> A, index stored);
-  /// For least squares (lstsq.hpp).
+  /// For least squares (lstsq_solver.hpp).
   static std::unique_ptr<TallMatrix<T>> tall(MatrixView<T> A, MatrixView<T> b);
+  static std::unique_ptr<TallMatrix<T>> adjoint_tall(MatrixView<T> A);
+  template <class I>
+  static std::unique_ptr<TallMatrix<T>> tall(CsrView<T, I> A, index stored, MatrixView<T> b);
+  template <class I>
+  static std::unique_ptr<TallMatrix<T>> adjoint_tall(CsrView<T, I> A, index stored);
+  /// M on the host.
+  static Small<Wide> entries(MatrixView<T> M);
   /// For the scores of rows (scores.hpp).
   static std::unique_ptr<ScoredMatrix<T>> scored(MatrixView<T> A);
   template <class I> static std::unique_ptr<ScoredMatrix<T>> scored(CsrView<T, I> A, index stored);

@@ -1,23 +1,27 @@
-// Cuda: passes over a tall dense matrix for least squares (see lstsq.hpp and device/cuda.cuh).
+// Cuda: passes over a matrix for least squares (see lstsq_solver.hpp and device/cuda.cuh).
 //
-// All go over blocks of rows; the n x n algebra is the host's, in double precision.
+// Dense A: all go over blocks of rows; the n x n algebra is the host's, in double precision.
 //   gram      Y = A_block P in T; G += Y^H Y and H += Y^H b in double precision, Y widened for it.
 //             4 m n^2 flops in gemm, one read of A.
-//   residual  y = b - A_block X by gemm, single-precision blocks widened for it; then Z = A^H y by
+//   residual, advance  y = b - A_block X, or X, by gemm, single-precision blocks widened for it;
+//   then Z = A^H y by
 //             functors, which should find the block in the L2 cache. All in double precision. The
 //             rounding of Z limits the forward error of x, and summed by gemm it is too large for
 //             the bound on that error: no more than 16 rows are added up plainly, these sums with
 //             compensation.
 //   triangle  The primitives have no QR: A crosses to the host, which factors it by blocks
 //             (triangle_by_blocks). So methods "direct" and, for S A, "sketch".
+// Sparse A: gathers over its rows and those of its transpose, all in double precision.
 // Where gemm needs conj(A) for A (`mirrored`), X and b go in conjugated, G, H and Z come out so.
 //
 // Memory: up to 80 MiB or three matrices of order n, S A, and where A is out of range a scaled copy
 // of it for the sketch.
 #pragma once
 
+#include "lowla/device/cuda_csr.cuh"
 #include "lowla/device/cuda_sketch.cuh"
 #include "lowla/lstsq.hpp"
+#include "lowla/minimum_norm.hpp"
 
 #include <algorithm>
 
@@ -124,24 +128,87 @@ DeviceArray<Runtime, T> sketch_of_rows(const SketchSpec &spec, MatrixView<T> A, 
   return out;
 }
 
-/// A and b on the device.
-template <class T, class Runtime>
-class CudaTall final : public TallMatrix<T>, private DenseRows<T, Runtime> {
+/// The rows (m x n, row-major) as a matrix of the host, in double precision.
+template <class Runtime, class N>
+Small<wide_t<N>> from_device(const DeviceArray<Runtime, N> &rows, index m, index n) {
+  const auto entries = to_host<Runtime>(rows.get(), m * n);
+  Small<wide_t<N>> out(m, n);
+  for (index i = 0; i < m; ++i)
+    for (index j = 0; j < n; ++j)
+      out(i, j) = wide_t<N>(entries[static_cast<std::size_t>(i * n + j)]);
+  return out;
+}
+
+/// What stands beside A on the device: b, and X of `advance`.
+template <class T, class Runtime> class CudaBeside : public TallMatrix<T> {
 public:
-  using Device = Cuda<T, Runtime>;
   using R = real_t<T>;
   using Wide = wide_t<T>;
   template <class N> using Array = DeviceArray<Runtime, N>;
 
-  CudaTall(MatrixView<T> A, MatrixView<T> b) : DenseRows<T, Runtime>(A), b_(b) {
-    this->m = A.m;
-    this->n = A.n;
+  double scan_b(bool &finite) override { return DenseRows<T, Runtime>(b_).scan(finite); }
+  void rescale_b(R factor) override {
+    scaled_b_ = scaled<T, Runtime>(b_, factor);
+    b_ = {scaled_b_.get(), b_.m, b_.n, b_.n, 1, false};
+  }
+  std::vector<double> norms2_b() override {
+    ColumnSquares<Runtime> squares(b_.n);
+    squares.add(b_.data, b_.rs, b_.cs, b_.m);
+    return squares.sums();
+  }
+
+protected:
+  CudaBeside(index m, index n, MatrixView<T> b) : b_(b) {
+    this->m = m;
+    this->n = n;
     this->r = b.n;
   }
 
+  /// y <- b - y for the rows first.., y row-major.
+  void subtract_from_b(index first, index rows, bool conjugate, Wide *y) const {
+    Runtime::for_each(rows * b_.n, functors::SubtractFrom<T>{reals(b_.at(first, 0)), b_.rs, b_.cs,
+                                                             conjugate, reals(y), b_.n});
+  }
+
+  /// Room for X of `columns` columns, zero at first.
+  void begin_x(index columns) {
+    if (columns_of_x_ == columns)
+      return;
+    columns_of_x_ = columns;
+    x_ = Array<Wide>(this->m * columns);
+    Runtime::for_each(this->m * columns * Entry<Wide>::kReals,
+                      functors::Fill<double>{reals(x_.get()), 0.0});
+  }
+  /// y <- X <- X + y for the rows first.., rounded to T if `rounds`.
+  void advance_rows(index first, index rows, bool rounds, Wide *y) {
+    Runtime::for_each(
+        rows * columns_of_x_ * Entry<Wide>::kReals,
+        functors::Advance<T>{reals(x_.get() + first * columns_of_x_), reals(y), rounds});
+  }
+
+  MatrixView<T> b_;
+  Array<Wide> x_; ///< by rows
+  index columns_of_x_ = 0;
+
+private:
+  Array<T> scaled_b_; ///< where b was out of range
+};
+
+/// Dense A on the device.
+template <class T, class Runtime>
+class CudaTall final : public CudaBeside<T, Runtime>, private DenseRows<T, Runtime> {
+public:
+  using Device = Cuda<T, Runtime>;
+  using Beside = CudaBeside<T, Runtime>;
+  using R = real_t<T>;
+  using Wide = wide_t<T>;
+  template <class N> using Array = DeviceArray<Runtime, N>;
+
+  CudaTall(MatrixView<T> A, MatrixView<T> b) : Beside(A.m, A.n, b), DenseRows<T, Runtime>(A) {}
+
   Small<Wide> sketch(const SketchSpec &spec) override {
     const Array<T> SA = sketched_rows(spec);
-    return from_device(SA, spec.d, A_.n);
+    return from_device<Runtime>(SA, spec.d, A_.n);
   }
 
   void gram(const Small<Wide> &P, Small<Wide> &G, Small<Wide> &H) override {
@@ -156,34 +223,53 @@ public:
     this->for_blocks(rows, [&](index i, const Block<T> &block) {
       multiply_block<Runtime>(block, right.get(), n, n, Y.row(0), Y.ld);
       const Wide *y = wide_rows<T, Runtime>(Y, 0, block.rows, wide);
-      copy_wide<T, Runtime>(b_.rows(i, block.rows), conjugates_b(), 1.0, b.get(), r);
       const Wide beta(i == 0 ? 0.0 : 1.0);
       // G^T = Y^T conj(Y) and H^T = b^T conj(Y)
       Runtime::gemm('N', 'C', n, n, block.rows, Wide(1), y, Y.ld, y, Y.ld, beta, g.get(), n);
+      if (r == 0)
+        return;
+      copy_wide<T, Runtime>(b_.rows(i, block.rows), conjugates_b(), 1.0, b.get(), r);
       Runtime::gemm('N', 'C', r, n, block.rows, Wide(1), b.get(), r, y, Y.ld, beta, h.get(), r);
     });
-    G = as_stored(from_device(g, n, n));
-    H = as_stored(from_device(h, n, r));
+    G = as_stored(from_device<Runtime>(g, n, n));
+    H = as_stored(from_device<Runtime>(h, n, r));
   }
 
   void residual(const Small<Wide> &X, std::vector<double> &norms2, Small<Wide> &Z) override {
-    ++this->reads;
-    const index n = A_.n, r = b_.n;
-    const index rows = block_rows(kBlockBytes, (n + r) * static_cast<index>(sizeof(Wide)));
-    const auto right = right_factor<Wide, Runtime>(as_stored(X));
-    Array<Wide> wide(kWidens ? rows * n : 0), y(rows * r);
-    AdjointSum<T, Runtime> sum(n, r);
-    ColumnSquares<Runtime> squares(r);
-    this->for_blocks(rows, [&](index i, const Block<T> &block) {
-      multiply_block<Runtime>(widened(block, wide), right.get(), r, r, y.get(), r);
-      Runtime::for_each(block.rows * r,
-                        functors::SubtractFrom<T>{reals(b_.at(i, 0)), b_.rs, b_.cs, conjugates_b(),
-                                                  reals(y.get()), r});
-      squares.add(y.get(), r, 1, block.rows);
-      sum.add(block, y.get());
+    pass(X, norms2, Z, [&](index first, index rows, Wide *y) {
+      this->subtract_from_b(first, rows, conjugates_b(), y);
     });
-    norms2 = squares.sums();
-    Z = as_stored(sum.total());
+  }
+
+  void advance(const Small<Wide> &dY, bool rounds, std::vector<double> &norms2,
+               Small<Wide> &Z) override {
+    this->begin_x(dY.cols);
+    pass(dY, norms2, Z,
+         [&](index first, index rows, Wide *y) { this->advance_rows(first, rows, rounds, y); });
+  }
+
+  Small<Wide> advanced() override {
+    return as_stored(from_device<Runtime>(this->x_, this->m, this->columns_of_x_));
+  }
+
+  void wide_gram(const Small<Wide> &P, Small<Wide> &G) override {
+    const index k = P.cols;
+    Array<Wide> g(k * k);
+    for_products(P, [&](index i, index rows, const Wide *Y) {
+      const Wide beta(i == 0 ? 0.0 : 1.0);
+      Runtime::gemm('N', 'C', k, k, rows, Wide(1), Y, k, Y, k, beta, g.get(), k);
+    });
+    G = as_stored(from_device<Runtime>(g, k, k));
+  }
+
+  void expand(const Small<Wide> &P, const Small<Wide> &C) override {
+    const index k = P.cols, r = C.cols;
+    const auto right = right_factor<Wide, Runtime>(as_stored(C));
+    this->begin_x(r);
+    for_products(P, [&](index i, index rows, const Wide *Y) {
+      multiply_block<Runtime>(Block<Wide>{Y, rows, k, k, false}, right.get(), r, r,
+                              this->x_.get() + i * r, r);
+    });
   }
 
   Small<Wide> triangle(double damp) override {
@@ -219,23 +305,12 @@ public:
     ++this->reads;
     return DenseRows<T, Runtime>::scan(finite);
   }
-  double scan_b(bool &finite) override { return DenseRows<T, Runtime>(b_).scan(finite); }
-
   void rescale(R factor) override { scale_ = factor; }
-  void rescale_b(R factor) override {
-    scaled_b_ = scaled<T, Runtime>(b_, factor);
-    b_ = {scaled_b_.get(), b_.m, b_.n, b_.n, 1, false};
-  }
-
-  std::vector<double> norms2_b() override {
-    ColumnSquares<Runtime> squares(b_.n);
-    squares.add(b_.data, b_.rs, b_.cs, b_.m);
-    return squares.sums();
-  }
 
 private:
   using DenseRows<T, Runtime>::A_;
   using DenseRows<T, Runtime>::scale_;
+  using Beside::b_;
   static constexpr bool kWidens = !std::is_same_v<R, double>;
 
   index block_rows(index bytes, index bytes_a_row) const {
@@ -248,13 +323,38 @@ private:
     return sketch_of_rows<T, Runtime>(spec, A_, scale_);
   }
 
-  template <class N> static Small<Wide> from_device(const Array<N> &rows, index m, index n) {
-    const auto entries = to_host<Runtime>(rows.get(), m * n);
-    Small<Wide> out(m, n);
-    for (index i = 0; i < m; ++i)
-      for (index j = 0; j < n; ++j)
-        out(i, j) = Wide(entries[static_cast<std::size_t>(i * n + j)]);
-    return out;
+  /// Z = A^H Y and the squared norms of the columns of Y, where edit(first row, rows, y) makes rows
+  /// of Y, row-major, of those of A X.
+  template <class Edit>
+  void pass(const Small<Wide> &X, std::vector<double> &norms2, Small<Wide> &Z, Edit &&edit) {
+    ++this->reads;
+    const index n = A_.n, r = X.cols;
+    const index rows = block_rows(kBlockBytes, (n + r) * static_cast<index>(sizeof(Wide)));
+    const auto right = right_factor<Wide, Runtime>(as_stored(X));
+    Array<Wide> wide(kWidens ? rows * n : 0), y(rows * r);
+    AdjointSum<T, Runtime> sum(n, r);
+    ColumnSquares<Runtime> squares(r);
+    this->for_blocks(rows, [&](index i, const Block<T> &block) {
+      multiply_block<Runtime>(widened(block, wide), right.get(), r, r, y.get(), r);
+      edit(i, block.rows, y.get());
+      squares.add(y.get(), r, 1, block.rows);
+      sum.add(block, y.get());
+    });
+    norms2 = squares.sums();
+    Z = as_stored(sum.total());
+  }
+
+  /// f(first row, rows, Y) for blocks of Y = A P in double precision, row-major: always the same.
+  template <class F> void for_products(const Small<Wide> &P, F &&f) {
+    ++this->reads;
+    const index n = A_.n, k = P.cols;
+    const index rows = block_rows(kGramBytes, (n + k) * static_cast<index>(sizeof(Wide)));
+    const auto right = right_factor<Wide, Runtime>(as_stored(P));
+    Array<Wide> wide(kWidens ? rows * n : 0), Y(rows * k);
+    this->for_blocks(rows, [&](index i, const Block<T> &block) {
+      multiply_block<Runtime>(widened(block, wide), right.get(), k, k, Y.get(), k);
+      f(i, block.rows, static_cast<const Wide *>(Y.get()));
+    });
   }
 
   /// M, or conj(M) where the blocks are those of conj(A).
@@ -286,12 +386,170 @@ private:
     Array<Wide> rows(count * columns);
     copy_wide<T, Runtime>(A_.rows(first, count), A_.conjugated, static_cast<double>(scale_),
                           rows.get(), columns);
-    copy_wide<T, Runtime>(b_.rows(first, count), b_.conjugated, 1.0, rows.get() + n, columns);
+    if (columns > n)
+      copy_wide<T, Runtime>(b_.rows(first, count), b_.conjugated, 1.0, rows.get() + n, columns);
     return to_host<Runtime>(rows.get(), count * columns);
   }
+};
 
-  MatrixView<T> b_;
-  Array<T> scaled_b_; ///< where b was out of range
+/// Sparse A on the device, its values in double precision: products are gathers over its rows and
+/// those of its transpose. What needs triangles or an orthonormal basis, "direct", is done by the
+/// host on a copy.
+template <class T, class I, class Runtime>
+class CudaCsrTall final : public CudaBeside<T, Runtime>, public NormalProduct<wide_t<T>> {
+public:
+  using Beside = CudaBeside<T, Runtime>;
+  using R = real_t<T>;
+  using Wide = wide_t<T>;
+  using Storage = CsrStorage<Wide, I, Runtime>;
+  template <class N> using Array = DeviceArray<Runtime, N>;
+
+  /// Of A, or of A^H.
+  CudaCsrTall(CsrView<T, I> A, index nnz, MatrixView<T> b, bool adjoint)
+      : Beside(adjoint ? A.n : A.m, adjoint ? A.m : A.n, b), nnz_(nnz) {
+    Array<Wide> values(nnz);
+    copy_wide<T, Runtime>({A.data, nnz, 1, 1, 1}, adjoint, 1.0, values.get(), 1);
+    const Storage transposed =
+        transpose<Wide, I, Runtime>({A.indptr, A.indices, values.get(), A.m, A.n}, nnz);
+    (adjoint ? A_ : At_) = clone(transposed.view());
+    (adjoint ? At_ : A_) = clone({A.indptr, A.indices, values.get(), A.m, A.n});
+  }
+
+  NormalProduct<Wide> *sparse() override { return this; }
+
+  Small<Wide> sketch(const SketchSpec &spec) override {
+    ++this->reads;
+    Array<Wide> SA(spec.d * this->n);
+    Cuda<Wide, Runtime>::sketch_csr(spec, A_.view(), nnz_, SA.get());
+    return from_device<Runtime>(SA, spec.d, this->n);
+  }
+
+  void normal(const Small<Wide> &X, Small<Wide> &Z) override {
+    ++this->reads;
+    const index r = X.cols;
+    const Array<Wide> y = product(X);
+    Array<Wide> z(this->n * r);
+    gather<Wide, I, Runtime>(At_.view(), true, 1.0, {y.get(), this->m, r, r, 1, false}, z.get(), r);
+    Z = from_device<Runtime>(z, this->n, r);
+  }
+
+  void residual(const Small<Wide> &X, std::vector<double> &norms2, Small<Wide> &Z) override {
+    Array<Wide> y = product(X);
+    this->subtract_from_b(0, this->m, b_.conjugated, y.get());
+    finish_pass(y, X.cols, norms2, Z);
+  }
+
+  void advance(const Small<Wide> &dY, bool rounds, std::vector<double> &norms2,
+               Small<Wide> &Z) override {
+    Array<Wide> y = product(dY);
+    this->begin_x(dY.cols);
+    this->advance_rows(0, this->m, rounds, y.get());
+    finish_pass(y, dY.cols, norms2, Z);
+  }
+
+  Small<Wide> advanced() override {
+    return from_device<Runtime>(this->x_, this->m, this->columns_of_x_);
+  }
+
+  void gram(const Small<Wide> &P, Small<Wide> &G, Small<Wide> &H) override { host().gram(P, G, H); }
+  Small<Wide> triangle(double damp) override { return host().triangle(damp); }
+  Small<Wide> sketched_triangle(const SketchSpec &spec, double damp) override {
+    return host().sketched_triangle(spec, damp);
+  }
+  void wide_gram(const Small<Wide> &P, Small<Wide> &G) override { host().wide_gram(P, G); }
+  void expand(const Small<Wide> &P, const Small<Wide> &C) override {
+    host().expand(P, C);
+    const auto X = right_factor<Wide, Runtime>(host().advanced());
+    this->begin_x(C.cols);
+    Runtime::copy(this->x_.get(), X.get(),
+                  static_cast<std::size_t>(this->m * C.cols) * sizeof(Wide));
+  }
+
+  double scan(bool &finite) override {
+    return DenseRows<Wide, Runtime>({A_.data.get(), nnz_, 1, 1, 1}).scan(finite);
+  }
+  void rescale(R factor) override {
+    host_.reset();
+    for (Storage *M : {&A_, &At_})
+      copy_entries<Wide, Runtime>({M->data.get(), nnz_, 1, 1, 1}, static_cast<double>(factor),
+                                  M->data.get(), 1, 1);
+  }
+  void rescale_b(R factor) override {
+    host_.reset();
+    Beside::rescale_b(factor);
+  }
+
+private:
+  using Beside::b_;
+
+  /// A and b in main memory.
+  struct HostCopy {
+    std::vector<I> indptr, indices;
+    std::vector<Wide> data, b;
+    std::unique_ptr<TallMatrix<Wide>> matrix;
+  };
+
+  TallMatrix<Wide> &host() {
+    ++this->reads;
+    if (!host_) {
+      host_ = std::make_unique<HostCopy>();
+      host_->indptr = to_host<Runtime>(A_.indptr.get(), this->m + 1);
+      host_->indices = to_host<Runtime>(A_.indices.get(), nnz_);
+      host_->data = to_host<Runtime>(A_.data.get(), nnz_);
+      Array<Wide> b(this->m * b_.n);
+      copy_wide<T, Runtime>(b_, b_.conjugated, 1.0, b.get(), b_.n);
+      host_->b = to_host<Runtime>(b.get(), this->m * b_.n);
+      host_->matrix = lowla::tall(CsrView<Wide, I>{host_->indptr.data(), host_->indices.data(),
+                                                   host_->data.data(), this->m, this->n},
+                                  MatrixView<Wide>{host_->b.data(), this->m, b_.n, b_.n, 1, false});
+    }
+    return *host_->matrix;
+  }
+
+  Storage clone(CsrView<Wide, I> M) const {
+    Storage out;
+    out.m = M.m;
+    out.n = M.n;
+    out.indptr = Array<I>(M.m + 1);
+    out.indices = Array<I>(nnz_);
+    out.data = Array<Wide>(nnz_);
+    const auto bytes = [](index count, std::size_t size) {
+      return static_cast<std::size_t>(count) * size;
+    };
+    Runtime::copy(out.indptr.get(), M.indptr, bytes(M.m + 1, sizeof(I)));
+    Runtime::copy(out.indices.get(), M.indices, bytes(nnz_, sizeof(I)));
+    Runtime::copy(out.data.get(), M.data, bytes(nnz_, sizeof(Wide)));
+    return out;
+  }
+
+  /// A X by rows.
+  Array<Wide> product(const Small<Wide> &X) {
+    CancelScope::poll();
+    const index r = X.cols;
+    const auto right = right_factor<Wide, Runtime>(X);
+    Array<Wide> y(this->m * r);
+    gather<Wide, I, Runtime>(A_.view(), false, 1.0, {right.get(), this->n, r, r, 1, false}, y.get(),
+                             r);
+    return y;
+  }
+
+  /// Z = A^H Y, its sums compensated, and the squared norms of the columns of Y.
+  void finish_pass(const Array<Wide> &y, index r, std::vector<double> &norms2, Small<Wide> &Z) {
+    ++this->reads;
+    ColumnSquares<Runtime> squares(r);
+    squares.add(y.get(), r, 1, this->m);
+    norms2 = squares.sums();
+    Array<Wide> z(this->n * r);
+    const CsrView<Wide, I> At = At_.view();
+    Runtime::for_each(this->n * r,
+                      functors::GatherCompensated<Wide, I>{At.indptr, At.indices, reals(At.data),
+                                                           reals(y.get()), r, reals(z.get())});
+    Z = from_device<Runtime>(z, this->n, r);
+  }
+
+  index nnz_;
+  Storage A_, At_;
+  std::unique_ptr<HostCopy> host_;
 };
 
 } // namespace cuda_detail
@@ -299,6 +557,31 @@ private:
 template <class T, class Runtime>
 std::unique_ptr<TallMatrix<T>> Cuda<T, Runtime>::tall(MatrixView<T> A, MatrixView<T> b) {
   return std::make_unique<cuda_detail::CudaTall<T, Runtime>>(A, b);
+}
+template <class T, class Runtime>
+std::unique_ptr<TallMatrix<T>> Cuda<T, Runtime>::adjoint_tall(MatrixView<T> A) {
+  return tall(A.adjoint(), MatrixView<T>{nullptr, A.n, 0, 0, 0, false});
+}
+
+template <class T, class Runtime>
+template <class I>
+std::unique_ptr<TallMatrix<T>> Cuda<T, Runtime>::tall(CsrView<T, I> A, index stored,
+                                                      MatrixView<T> b) {
+  const index nnz = cuda_detail::checked_nnz<T, I, Runtime>(A, stored);
+  return std::make_unique<cuda_detail::CudaCsrTall<T, I, Runtime>>(A, nnz, b, false);
+}
+template <class T, class Runtime>
+template <class I>
+std::unique_ptr<TallMatrix<T>> Cuda<T, Runtime>::adjoint_tall(CsrView<T, I> A, index stored) {
+  const index nnz = cuda_detail::checked_nnz<T, I, Runtime>(A, stored);
+  return std::make_unique<cuda_detail::CudaCsrTall<T, I, Runtime>>(
+      A, nnz, MatrixView<T>{nullptr, A.n, 0, 0, 0, false}, true);
+}
+
+template <class T, class Runtime> Small<wide_t<T>> Cuda<T, Runtime>::entries(MatrixView<T> M) {
+  DeviceArray<Runtime, Wide> wide(M.m * M.n);
+  cuda_detail::copy_wide<T, Runtime>(M, M.conjugated, 1.0, wide.get(), M.n);
+  return cuda_detail::from_device<Runtime>(wide, M.m, M.n);
 }
 
 } // namespace lowla

@@ -272,5 +272,9 @@ std::unique_ptr<ScoredMatrix<T>> Cuda<T, Runtime>::scored(CsrView<T, I> A, index
       lowla::Cuda<T, lowla::Runtime>::csr(lowla::CsrView<T, I>, lowla::index);                     \
   template std::unique_ptr<lowla::ScoredMatrix<T>> lowla::Cuda<T, lowla::Runtime>::scored(         \
       lowla::CsrView<T, I>, lowla::index);                                                         \
+  template std::unique_ptr<lowla::TallMatrix<T>> lowla::Cuda<T, lowla::Runtime>::tall(             \
+      lowla::CsrView<T, I>, lowla::index, lowla::MatrixView<T>);                                   \
+  template std::unique_ptr<lowla::TallMatrix<T>> lowla::Cuda<T, lowla::Runtime>::adjoint_tall(     \
+      lowla::CsrView<T, I>, lowla::index);                                                         \
   template void lowla::Cuda<T, lowla::Runtime>::sketch_csr(                                        \
       const lowla::SketchSpec &, lowla::CsrView<T, I>, lowla::index, T *);

@@ -284,6 +284,16 @@ template <class T> struct SubtractFrom {
   }
 };
 
+/// y <- x <- x + y, rounded to T if `rounds`; reals in double precision.
+template <class T> struct Advance {
+  double *X, *Y;
+  bool rounds;
+  LOWLA_HD void operator()(index i) const {
+    const double x = X[i] + Y[i];
+    X[i] = Y[i] = rounds ? static_cast<double>(static_cast<real_t<T>>(x)) : x;
+  }
+};
+
 /// sum += x with the rounding error kept in `lost` (Knuth's two-sum).
 LOWLA_HD inline void add_compensated(double x, double &sum, double &lost) {
   const double s = sum + x;
@@ -341,8 +351,6 @@ template <class S> struct FoldCompensated {
     Entry<S>::store(folded, entry, total + rest);
   }
 };
-
-// --- CSR
 
 // --- scores of rows: matrices row-major, T in double precision
 
@@ -421,6 +429,24 @@ template <class T, class I> struct Gather {
       sum = sum + a * Entry<T>::load(X, static_cast<index>(indices[p]) * x_rs + c * x_cs);
     }
     Entry<T>::store(out, i * out_rs + c, sum);
+  }
+};
+
+/// out(i, c) = sum_k conj(a_ik) X(k, c) with compensation, row i of A; row-major, doubles.
+template <class Wide, class I> struct GatherCompensated {
+  const I *indptr, *indices;
+  const double *data;
+  const double *X;
+  index cols;
+  double *out;
+  LOWLA_HD void operator()(index task) const {
+    const index i = task / cols, c = task % cols;
+    auto sum = Entry<Wide>::make(0.0), lost = sum;
+    for (I p = indptr[i]; p < indptr[i + 1]; ++p)
+      add_compensated(Entry<Wide>::conjugate(Entry<Wide>::load(data, static_cast<index>(p))) *
+                          Entry<Wide>::load(X, static_cast<index>(indices[p]) * cols + c),
+                      sum, lost);
+    Entry<Wide>::store(out, task, sum + lost);
   }
 };
 
