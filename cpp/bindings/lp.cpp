@@ -1,7 +1,5 @@
 // Binding of l_p regression.
-#include "lowla/lp.hpp"
-
-#include "request.hpp"
+#include "lp_request.hpp"
 
 namespace lowla::bindings {
 namespace {
@@ -22,31 +20,20 @@ template <class T> std::vector<double> right_side(const py::array &b, index m) {
 py::tuple lp_regression(const py::object &A, const py::array &b, double p,
                         const std::string &method, index rows, double tol, index max_iter,
                         std::uint64_t key, bool check_finite, const py::object &monitor) {
-  if (method != "exact" && method != "sample")
-    throw ValueError("unknown method \"" + method + "\"");
-  const LpRequest request{
-      p, method == "sample", rows, tol, max_iter, key, check_finite, make_monitor(monitor)};
+  const LpRequest request = lp_request(p, method, rows, tol, max_iter, key, check_finite, monitor);
   ensure_blas();
   return with_view(A, [&](auto zero, auto view) -> py::tuple {
     using T = decltype(zero);
     if constexpr (is_complex_v<T>) {
       throw py::type_error("A must be real");
     } else {
-      if (view.m == 0 || view.n == 0)
-        throw ValueError("A must not be empty");
+      check_not_empty(view);
       std::vector<double> right = right_side<T>(b, view.m);
       const LpResult result = without_gil([&] {
         const auto matrix = lp_matrix(view);
         return LpRegression<T>(*matrix, std::move(right), request).solve();
       });
-      py::dict facts;
-      facts["method"] = result.facts.method;
-      facts["objective"] = result.facts.objective;
-      facts["gap"] = result.facts.gap;
-      facts["iterations"] = result.facts.iterations;
-      facts["converged"] = result.facts.converged;
-      facts["rows"] = result.facts.rows;
-      return py::make_tuple(vector_of<T>(result.x), facts);
+      return py::make_tuple(vector_of<T>(result.x), to_dict(result.facts));
     }
   });
 }

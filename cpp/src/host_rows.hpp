@@ -23,6 +23,12 @@ inline index chunks_for(double flops, index wanted) {
   return std::max<index>(1, std::min(wanted, affordable));
 }
 
+/// Partial sums of so many bytes each that `budget` holds: at most 16, at least 2, and an even
+/// number, which two threads share without a rest.
+inline index parts_within(index budget, index bytes) {
+  return std::clamp<index>(budget / bytes, 2, 16) / 2 * 2;
+}
+
 /// Split of `rows` into chunks of whole row blocks, about as many in each; at least one chunk.
 /// Depends on the sizes alone.
 struct RowChunks {

@@ -177,9 +177,8 @@ void gram_by_blocks(const Rows &A, const Small<wide_t<T>> &P, index b_cols, Prep
   const index used = is_complex_v<T> ? ld : n;
   const index b_width = round_up(b_cols, simd::panel_unit<R>), ldb = kPlanes<T> * b_width;
   const index size = used * (ld + ldb);
-  const index budget = std::max<index>(index(16) << 20, 6 * n * n * static_cast<index>(sizeof(T)));
-  const index wanted =
-      std::clamp<index>(budget / (size * static_cast<index>(sizeof(double))), 2, 16);
+  const index budget = std::max<index>(index(10) << 20, 6 * n * n * static_cast<index>(sizeof(T)));
+  const index wanted = parts_within(budget, size * static_cast<index>(sizeof(double)));
   const double flops = 2.0 * static_cast<double>(A.rows()) * static_cast<double>(size);
   const RowChunks chunks(A.rows(), chunks_for(flops, wanted), kBlock);
   Buffer<double> parts(chunks.count * size);

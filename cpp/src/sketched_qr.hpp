@@ -31,8 +31,7 @@ inline index sketched_qr_rows(index n) { return 2 * n + 32; }
 /// load(first, rows, out) writes to `out`, the rows of [A b] as columns; SA is S A. Nothing where S
 /// did not embed the columns of A.
 template <class S, class Load>
-std::optional<Small<S>> sketched_qr(index m, index r, const Small<S> &SA, double damp,
-                                    Load &&load) {
+std::optional<Small<S>> sketched_qr(index m, index r, Small<S> SA, double damp, Load &&load) {
   constexpr index kRows = 256; // of a block: it stays in the second-level cache
   constexpr double kLongest = 100, kConditioned = 100; // Y, and Y with columns of norm 1
   const index n = SA.cols;
@@ -53,6 +52,7 @@ std::optional<Small<S>> sketched_qr(index m, index r, const Small<S> &SA, double
     }
     R0(SA.rows + j, j) = tail[j];
   }
+  SA = {};
   // In columns near norm 1.
   std::vector<double> unit(static_cast<std::size_t>(n));
   for (index j = 0; j < n; ++j) {
@@ -73,8 +73,7 @@ std::optional<Small<S>> sketched_qr(index m, index r, const Small<S> &SA, double
   // [Y b] by blocks, their rows as columns, and the products [G H] = Y^H [Y b], conjugated.
   const index columns = n + r, size = n * columns;
   const double flops = 2.0 * static_cast<double>(m) * static_cast<double>(size);
-  const index budget = index(16) << 20;
-  const index wanted = std::clamp<index>(budget / (size * static_cast<index>(sizeof(S))), 2, 16);
+  const index wanted = parts_within(index(6) << 20, size * static_cast<index>(sizeof(S)));
   const RowChunks chunks(m, chunks_for(flops, wanted), kRows);
   Small<S> GH(n, columns);
   Buffer<S> parts(chunks.count * size);

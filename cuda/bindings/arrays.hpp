@@ -54,6 +54,13 @@ template <class T> void write_values(const std::vector<double> &values, real_t<T
   Runtime::to_device(out, narrow.data(), narrow.size() * sizeof(real_t<T>));
 }
 
+/// The same as a new array.
+template <class T> py::object vector_of(const std::vector<double> &values) {
+  const Output<real_t<T>> out({static_cast<index>(values.size())});
+  write_values<T>(values, out.data);
+  return out.array;
+}
+
 /// View of axes `first`, `first + 1` of an array of T.
 template <class T> MatrixView<T> view_of(const ArrayInfo &A, std::size_t first = 0) {
   const auto item = static_cast<index>(sizeof(T));
@@ -153,6 +160,7 @@ void register_sketch(py::module_ &m);
 void register_rsvd(py::module_ &m);
 void register_lstsq(py::module_ &m);
 void register_scores(py::module_ &m);
+void register_lp(py::module_ &m);
 void register_kron(py::module_ &m);
 void register_mfac(py::module_ &m);
 void register_sinkhorn(py::module_ &m);

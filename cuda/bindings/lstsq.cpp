@@ -5,12 +5,6 @@
 namespace lowla::bindings::gpu {
 namespace {
 
-template <class T> py::object vector_of(const std::vector<double> &values) {
-  const Output<real_t<T>> out({static_cast<index>(values.size())});
-  write_values<T>(values, out.data);
-  return out.array;
-}
-
 /// tall(b) opens A with its right-hand sides, adjoint() A^H of a wide A.
 template <class View, class T, class Tall, class Adjoint>
 py::tuple solve(const View &A, const MatrixView<T> &b, const LstsqRequest &request, Tall &&tall,

@@ -36,12 +36,6 @@ auto with_scores(const py::object &A, bool check_finite, F &&f, Finish &&finish)
   });
 }
 
-template <class T> py::object vector_of(const std::vector<double> &values) {
-  const Output<real_t<T>> out({static_cast<index>(values.size())});
-  write_values<T>(values, out.data);
-  return out.array;
-}
-
 py::object leverage_scores(const py::object &A, const std::string &method, std::uint64_t key,
                            bool check_finite) {
   const LeverageMethod chosen = leverage_method(method);

@@ -548,7 +548,6 @@ HOST_ONLY = frozenset(
         "cur",
         "interp_decomp",
         "kron_solve_shifted",
-        "lp_regression",
         "monarch_project",
         "pivoted_lu_rows",
         "pivoted_qr",

@@ -25,6 +25,7 @@ namespace lowla {
 
 template <class T> class TallMatrix;
 template <class T> class ScoredMatrix;
+template <class T> class LpMatrix;
 
 template <class T, class Runtime> struct Cuda {
   using Scalar = T;
@@ -111,6 +112,13 @@ template <class T, class Runtime> struct Cuda {
   template <class I>
   static void sketch_csr(const SketchSpec &spec, CsrView<T, I> A, index stored, T *out);
   static void sketch_adjoint(const SketchSpec &spec, MatrixView<T> A, T *out);
+};
+
+/// l_p regression (lp.hpp), T float or double.
+template <class T, class Runtime> struct CudaLpRegression {
+  static std::unique_ptr<LpMatrix<T>> open(MatrixView<T> A);
+  /// As Cuda::csr.
+  template <class I> static std::unique_ptr<LpMatrix<T>> open(CsrView<T, I> A, index stored);
 };
 
 /// The draws that are not floating-point numbers, into device memory.

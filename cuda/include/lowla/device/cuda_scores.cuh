@@ -116,9 +116,9 @@ private:
   DeviceArray<Runtime, T> scaled_; ///< values, where A was out of range
 };
 
-/// A on the device, by WideDense or WideSparse.
-template <class Source, class Runtime>
-class CudaScored final : public ScoredMatrix<typename Source::Scalar> {
+/// A on the device, by WideDense or WideSparse, as ScoredMatrix or what extends it.
+template <class Source, class Runtime, class Interface = ScoredMatrix<typename Source::Scalar>>
+class CudaScored : public Interface {
 public:
   using T = typename Source::Scalar;
   using Wide = wide_t<T>;
@@ -217,15 +217,18 @@ public:
   double scan(bool &finite) override { return A_.scan(finite); }
   void rescale(real_t<T> factor) override { A_.rescale(factor); }
 
-private:
-  static constexpr index kWideBytes = index(32) << 20;
-
-  static std::size_t at(index i) { return static_cast<std::size_t>(i); }
-
+protected:
   index block_rows(index columns) const {
     const index rows = kWideBytes / (columns * static_cast<index>(sizeof(Wide)));
     return std::min(this->m, std::max(kMinBlockRows, rows));
   }
+
+  Source A_;
+
+private:
+  static constexpr index kWideBytes = index(32) << 20;
+
+  static std::size_t at(index i) { return static_cast<std::size_t>(i); }
 
   /// A block on the host, row-major.
   static std::vector<Wide> fetched(const Block<Wide> &block) {
@@ -241,8 +244,6 @@ private:
   template <class N> Small<Wide> triangle_of(const std::vector<N> &rows, index count) const {
     return lowla::scored(MatrixView<N>{rows.data(), count, this->n, this->n, 1})->triangle({});
   }
-
-  Source A_;
 };
 
 } // namespace cuda_detail
