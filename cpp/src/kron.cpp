@@ -23,6 +23,9 @@ using namespace rows;
 /// Operand and result of a block stay in the second-level cache, the pieces of a unit in the first.
 constexpr index kBlockBytes = index(1) << 19;
 constexpr index kPieceBytes = index(1) << 15;
+/// Factors up to this order have few flops an entry, and are joined into units whose pieces, with
+/// the result beside the operand, take somewhat more than that cache; others half as large.
+constexpr index kSmallFactor = 8;
 /// Blocks below this size are not made smaller to have more of them.
 constexpr index kLeastBlockBytes = index(1) << 14;
 /// Blocks that a large operand has at least.
@@ -206,7 +209,8 @@ public:
     larger.out *= modes_[p].m;
     larger.order_.push_back(p);
     constexpr auto narrowest = kPieceUnits * Mode<T>::kUnit * static_cast<index>(sizeof(real_t<T>));
-    if (larger.largest() * narrowest > kPieceBytes)
+    const bool small = std::max(modes_[p].m, modes_[p].n) <= kSmallFactor;
+    if (larger.largest() * narrowest > (small ? kPieceBytes : kPieceBytes / 2))
       return false;
     order_ = larger.order_;
     first = larger.first;
