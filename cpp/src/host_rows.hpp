@@ -154,15 +154,20 @@ public:
   /// memory itself where its rows are contiguous, else a packed (and scaled) copy of the block.
   template <class F> void for_blocks(index first, index last, F &&f) const {
     const index most = block_rows();
-    for (index i = first; i < last; i += most) {
-      const index rows = std::min(most, last - i);
-      if (direct()) {
-        f(i, rows, reinterpret_cast<const R *>(A_.at(i, 0)), kPlanes<T> * A_.rs);
-      } else {
-        R *packed = scratch<R>(most * depth(), 0);
-        pack(i, rows, packed);
-        f(i, rows, static_cast<const R *>(packed), depth());
-      }
+    if (direct()) {
+      for (index i = first; i < last; i += most)
+        f(i, std::min(most, last - i), reinterpret_cast<const R *>(A_.at(i, 0)),
+          kPlanes<T> * A_.rs);
+      return;
+    }
+    // Several blocks at a time: of columns that lie contiguous long runs are read.
+    const index at_once = std::min(packed_rows(), last - first);
+    for (index i = first; i < last; i += at_once) {
+      const index count = std::min(at_once, last - i);
+      R *packed = scratch<R>(at_once * depth(), 0);
+      pack(i, count, packed);
+      for (index k = 0; k < count; k += most)
+        f(i + k, std::min(most, count - k), static_cast<const R *>(packed + k * depth()), depth());
     }
   }
 
@@ -208,6 +213,13 @@ private:
     constexpr index kMuch = index(1) << 19;
     return simd::kRowBlock * depth() * static_cast<index>(sizeof(R)) > kMuch ? simd::kRowBlock / 2
                                                                              : simd::kRowBlock;
+  }
+
+  /// Whole blocks, which take half of a usual second-level cache at most, or one block.
+  index packed_rows() const {
+    constexpr index kRoom = index(1) << 19;
+    const index bytes = block_rows() * depth() * static_cast<index>(sizeof(R));
+    return std::clamp<index>(kRoom / bytes, 1, 4) * block_rows();
   }
 
   void pack(index i, index rows, R *out) const {
