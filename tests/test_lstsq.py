@@ -572,6 +572,48 @@ def test_damped_wide_systems(backend, method, form, dtype):
             assert_allclose(ours.s[:30], np.hypot(s, damp), rtol=tol(dtype, 30, cond))
 
 
+@pytest.mark.core
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("scale", [1e-290, 1e290])
+@pytest.mark.parametrize("method", ["precondition", "direct"])
+def test_operators_of_any_scale(backend, method, scale, wide):
+    A, b = problem(3000, 20, 1e2, 0.1)
+    A, b = (A.T, b[:20]) if wide else (A, b)
+    plain = lowla.lstsq(A, b)
+    scaled = lowla.lstsq(aslinearoperator(A * scale), b, method=method, rng=0)
+    assert scaled.info.backend == backend
+    assert scaled.info.converged
+    assert_allclose(scaled.x * scale, plain.x, rtol=0, atol=1e-11 * np.abs(plain.x).max())
+
+
+class SpoiltOperator(scipy.sparse.linalg.LinearOperator):
+    """Of ones, but NaN where `where` names the product."""
+
+    def __init__(self, where):
+        super().__init__(np.dtype(float), (3000, 20))
+        self.where = where
+
+    def _matmat(self, X):
+        spoilt = np.nan if self.where == "matmat" else 1.0
+        return np.ones((3000, 1)) @ X.sum(axis=0, keepdims=True) * spoilt
+
+    def _rmatmat(self, Y):
+        spoilt = np.nan if self.where == "rmatmat" else 1.0
+        return np.ones((20, 1)) @ Y.sum(axis=0, keepdims=True) * spoilt
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("where", ["matmat", "rmatmat"])
+@pytest.mark.parametrize("method", EXACT)
+def test_operators_that_are_not_finite(backend, method, where):
+    operator = SpoiltOperator(where)
+    with pytest.raises(ValueError, match="A contains NaN or Inf"):
+        lowla.lstsq(operator, np.ones(3000), method=method, rng=0)
+    result = lowla.lstsq(operator, np.ones(3000), method=method, rng=0, check_finite=False)
+    assert np.isnan(result.x).all()
+    assert not result.info.converged
+
+
 @pytest.mark.parametrize("form", [sp.csr_array, aslinearoperator])
 def test_rank_deficient_sparse_and_operators(backend, form):
     A, b = sparse_problem(2000, 20)

@@ -15,6 +15,20 @@ namespace lowla::bindings {
 
 namespace py = pybind11;
 
+/// f() with the GIL; what Python raises there ends the call.
+template <class F> void call_python(F &&f) {
+  py::gil_scoped_acquire acquire;
+  try {
+    f();
+  } catch (py::error_already_set &error) {
+    error.restore();
+    throw Cancelled();
+  } catch (py::builtin_exception &error) {
+    error.set_error();
+    throw Cancelled();
+  }
+}
+
 /// An object with shape, dtype, matmat and rmatmat. `Exchange` takes panels to arrays and back:
 ///   multiply(object, method, factor, X, Y)   Y = object.method(factor X)
 ///   squares(Y), largest(Y)                   sum of squares, and largest magnitude (or not finite)
@@ -77,16 +91,7 @@ public:
 private:
   void apply(const char *method, const Panel &X, Panel &Y) {
     const typename Matrix::Read read(*this);
-    py::gil_scoped_acquire acquire;
-    try {
-      Exchange::multiply(object_, method, scale_, X, Y);
-    } catch (py::error_already_set &error) {
-      error.restore();
-      throw Cancelled();
-    } catch (py::builtin_exception &error) {
-      error.set_error();
-      throw Cancelled();
-    }
+    call_python([&] { Exchange::multiply(object_, method, scale_, X, Y); });
   }
 
   py::handle object_; // kept alive by the caller's argument

@@ -6,6 +6,8 @@
 #include "panel_products.hpp"
 #include "sketched_qr.hpp"
 
+#include <functional>
+
 namespace lowla::rows {
 
 /// sum += x with the rounding error kept in `lost` (Knuth's two-sum).
@@ -131,6 +133,22 @@ public:
                        reads_of_sketch);
   }
 
+  void residual(const Small<Wide> &X, std::vector<double> &norms2, Small<Wide> &Z) override {
+    pass(X, norms2, Z, [&](index first, index rows, index width, double *scratch, double *y) {
+      load_rows(b_, first, rows, width, scratch);
+      for (index l = 0; l < rows * kPlanes<T> * width; ++l)
+        y[l] = scratch[l] - y[l];
+    });
+  }
+
+  void advance(const Small<Wide> &dY, bool rounds, std::vector<double> &norms2,
+               Small<Wide> &Z) override {
+    begin_x(dY.cols);
+    pass(dY, norms2, Z, [&](index first, index rows, index width, double *, double *y) {
+      advance_rows(first, rows, dY.cols, width, rounds, y);
+    });
+  }
+
   void wide_gram(const Small<Wide> &P, Small<Wide> &G) override {
     ++this->reads;
     Small<Wide> H;
@@ -217,13 +235,16 @@ public:
   }
 
 protected:
-  /// y <- b - y for the rows first.. of A X, by planes of `width` columns; `scratch` as large as y.
-  void subtract_from_b(index first, index rows, index width, double *scratch, double *y) const {
-    load_rows(b_, first, rows, width, scratch);
-    for (index l = 0; l < rows * kPlanes<T> * width; ++l)
-      y[l] = scratch[l] - y[l];
-  }
+  /// (first row, rows, columns a plane, scratch as large as y, y): makes rows of Y of those of A X.
+  using Edit = std::function<void(index, index, index, double *, double *)>;
+  /// Z = A^H Y and the squared norms of the columns of Y.
+  virtual void pass(const Small<Wide> &X, std::vector<double> &norms2, Small<Wide> &Z,
+                    const Edit &edit) = 0;
 
+  Rows A_;
+  MatrixView<T> b_;
+
+private:
   /// Room for X of r columns, zero at first.
   void begin_x(index r) { x_.resize(static_cast<std::size_t>(this->m * kPlanes<T> * r), 0.0); }
   /// y <- X <- X + y, rounded to T if `rounds`, for the rows first.., r columns.
@@ -241,10 +262,6 @@ protected:
       }
   }
 
-  Rows A_;
-  MatrixView<T> b_;
-
-private:
   std::vector<double> x_;   ///< of `advance`: by rows, planes one after the other
   std::vector<T> scaled_b_; ///< where b was out of range
 };

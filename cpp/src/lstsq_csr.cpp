@@ -98,27 +98,11 @@ public:
       }
   }
 
-  void residual(const Small<Wide> &X, std::vector<double> &norms2, Small<Wide> &Z) override {
-    pass(X, norms2, Z, [&](index first, index rows, index width, double *scratch, double *y) {
-      this->subtract_from_b(first, rows, width, scratch, y);
-    });
-  }
-
-  void advance(const Small<Wide> &dY, bool rounds, std::vector<double> &norms2,
-               Small<Wide> &Z) override {
-    this->begin_x(dY.cols);
-    pass(dY, norms2, Z, [&](index first, index rows, index width, double *, double *y) {
-      this->advance_rows(first, rows, dY.cols, width, rounds, y);
-    });
-  }
-
 private:
   using Base::A_;
 
-  /// Z = A^H Y and the squared norms of the columns of Y, where edit(first row, rows, columns a
-  /// plane, scratch, y) makes rows of Y of those of A X.
-  template <class Edit>
-  void pass(const Small<Wide> &X, std::vector<double> &norms2, Small<Wide> &Z, Edit &&edit) {
+  void pass(const Small<Wide> &X, std::vector<double> &norms2, Small<Wide> &Z,
+            const typename Base::Edit &edit) override {
     ++this->reads;
     const CsrView<Wide, I> A = A_.view();
     const Panel<Wide> right = panel_of(X);

@@ -51,29 +51,14 @@ template <class T> class DenseTall final : public HostTall<T, DenseRows<T>> {
 public:
   using R = real_t<T>;
   using Wide = wide_t<T>;
-  using HostTall<T, DenseRows<T>>::HostTall;
-
-  void residual(const Small<Wide> &X, std::vector<double> &norms2, Small<Wide> &Z) override {
-    pass(X, norms2, Z, [&](index first, index rows, index width, double *scratch, double *y) {
-      this->subtract_from_b(first, rows, width, scratch, y);
-    });
-  }
-
-  void advance(const Small<Wide> &dY, bool rounds, std::vector<double> &norms2,
-               Small<Wide> &Z) override {
-    this->begin_x(dY.cols);
-    pass(dY, norms2, Z, [&](index first, index rows, index width, double *, double *y) {
-      this->advance_rows(first, rows, dY.cols, width, rounds, y);
-    });
-  }
+  using Base = HostTall<T, DenseRows<T>>;
+  using Base::Base;
 
 private:
-  using HostTall<T, DenseRows<T>>::A_;
+  using Base::A_;
 
-  /// Z = A^H Y and the squared norms of the columns of Y, where edit(first row, rows, columns a
-  /// plane, scratch, y) makes rows of Y of those of A X.
-  template <class Edit>
-  void pass(const Small<Wide> &X, std::vector<double> &norms2, Small<Wide> &Z, Edit &&edit) {
+  void pass(const Small<Wide> &X, std::vector<double> &norms2, Small<Wide> &Z,
+            const typename Base::Edit &edit) override {
     ++this->reads;
     const index m = this->m, n = this->n, r = X.cols, depth = A_.depth();
     // Few columns as vectors, many as a panel.

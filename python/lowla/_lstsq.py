@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 import numpy as np
 
-from lowla import _arrays, _backend, _checks
+from lowla import _arrays, _checks
 from lowla._call import Call
 from lowla._results import LstsqInfo, LstsqResult
 from lowla._rng import RngLike, philox_key
@@ -278,8 +278,6 @@ class _LstsqCall(Call[LstsqInfo]):
     def __init__(self, M: Matrix, tol: float | None, callback: LstsqCallback | None) -> None:
         super().__init__("lstsq", M, callback)
         self._tol = tol
-        if self.name != "numba" and M.kind == "operator":
-            self.name, self.backend = _backend.numba_instead_of(self.name, "lstsq of an operator")
 
     def _so_far(self, iteration: int, error: float) -> LstsqInfo:
         nan = float("nan")

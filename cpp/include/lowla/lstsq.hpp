@@ -129,7 +129,7 @@ private:
     result.facts.rows = rows;
     result.facts.s_exact = rows == 0;
     // The triangle is good to rounding, what was solved with it is not always: two corrections.
-    const int corrections = rows == 0 ? 2 : 0;
+    const int corrections = rows == 0 && !A_.known_by_products() ? 2 : 0;
     double last = std::numeric_limits<double>::infinity();
     std::vector<double> norms2;
     Small<Wide> g, w;

@@ -62,7 +62,7 @@ template <class W> struct LstsqResult {
   LstsqFacts facts;
 };
 
-/// A with cheap products.
+/// A that is sparse, or known by its products alone.
 template <class Wide> class NormalProduct {
 public:
   virtual ~NormalProduct() = default;
@@ -106,6 +106,8 @@ public:
   virtual std::vector<double> norms2_b() = 0;
   /// Where A is sparse; its sketches are then in double precision.
   virtual NormalProduct<Wide> *sparse() { return nullptr; }
+  /// Whether these, in the precision T, are all that is known of it: a sketch is dear.
+  virtual bool known_by_products() const { return false; }
 };
 
 /// A and b in main memory.
@@ -132,16 +134,16 @@ public:
     std::optional<Result> result;
     int a_exponent = 0;
     try {
+      if (A_.known_by_products())
+        a_exponent = scale_a(false);
       result = run();
     } catch (const OutOfRange &) {
-      const double largest = A_.scan(finite);
-      if (!finite)
+      try {
+        a_exponent = scale_a(true);
+        result = run();
+      } catch (const OutOfRange &) {
         return not_finite("A");
-      a_exponent = Range::exponent(largest);
-      A_.rescale(Range::power(-a_exponent));
-      damp_ = std::ldexp(damp_, -a_exponent);
-      rescaled_ = true;
-      result = run();
+      }
     }
     result->facts.passes = A_.reads;
     scale_back(*result, a_exponent, b_exponent);
@@ -173,8 +175,8 @@ protected:
   /// Relative singular values above which R^-1 serves as well as the SVD of R.
   static constexpr double kPlain = 1e-9;
   static constexpr index kRefinements = 8;
-  /// Sparse A: rows a column of the sketch; steps of conjugate gradients, and restarts of them.
-  static constexpr index kSparseRows = 12, kSteps = 200, kRestarts = 6;
+  /// Sparse A: steps of conjugate gradients, and restarts of them.
+  static constexpr index kSteps = 200, kRestarts = 6;
   /// Reduction of the preconditioned gradient between two restarts.
   static constexpr double kReduction = 1e-10;
   /// Entries of a sparse A below which "auto" does not sketch.
@@ -198,6 +200,21 @@ protected:
       return 0;
     const int e = Range::exponent(largest);
     rescale_b(Range::power(-e));
+    return e;
+  }
+
+  /// The same for A; `surely`: whatever its range seems to be. OutOfRange where it is not finite.
+  int scale_a(bool surely) {
+    bool finite = true;
+    const double largest = A_.scan(finite);
+    if (!finite)
+      throw OutOfRange{};
+    if (!surely && Range::holds(largest))
+      return 0;
+    const int e = Range::exponent(largest);
+    A_.rescale(Range::power(-e));
+    damp_ = std::ldexp(request_.damp, -e);
+    rescaled_ = true;
     return e;
   }
 
@@ -254,7 +271,8 @@ protected:
     const index least = 2 * A_.n + 32;
     if (request_.rows > 0)
       return request_.rows;
-    return A_.sparse() != nullptr ? std::max(least, std::min(kSparseRows * A_.n, A_.m / 2)) : least;
+    const index a_column = A_.known_by_products() ? 4 : 12;
+    return A_.sparse() != nullptr ? std::max(least, std::min(a_column * A_.n, A_.m / 2)) : least;
   }
 
   SketchSpec embedding(index d, index nnz) const {

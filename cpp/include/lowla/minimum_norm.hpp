@@ -94,7 +94,7 @@ private:
              });
       result.facts.s_exact = false;
     } else if (sketches && gram_factor(embedding(d, 4), result, N, R, none) &&
-               result.s[0] <= kRefined * result.s[n - 1]) {
+               result.s[0] <= refined() * result.s[n - 1]) {
       const index steps = request_.max_iter > 0 ? request_.max_iter : kRefinements;
       refine(result, N, true, steps, steps, one_step);
     } else {
@@ -116,8 +116,8 @@ private:
     return w;
   }
 
-  /// Condition numbers up to which steps of refinement end at rounding level.
-  static constexpr double kRefined = 1e7;
+  /// The condition number up to which steps of refinement end at rounding level.
+  double refined() const { return A_.known_by_products() ? 0.1 / std::sqrt(kUnit) : 1e7; }
 
   /// N from the triangle of [B; damp I], and whether it is R^-1.
   bool factor(Result &result, Small<Wide> &N) {
@@ -129,7 +129,7 @@ private:
       std::copy(triangle.col(j), triangle.col(j) + n, N.col(j));
     result.s = blas::singular_values(N);
     const std::vector<double> &s = result.s;
-    if (s[n - 1] > std::max(1 / kRefined, kMargin * request_.rcond) * s[0] &&
+    if (s[n - 1] > std::max(1 / refined(), kMargin * request_.rcond) * s[0] &&
         blas::invert_upper(N)) {
       result.rank = n;
       return true;

@@ -152,6 +152,9 @@ def open_problem(A: Any, b: Array, rcond: float, damp: float, tol: float) -> Pro
     if matrix.kind == "operator":
         matrix.rescale()
         exponent = matrix.exponent
+        probe = np.full((matrix.shape[0], 1), matrix.shape[0] ** -0.5, dtype=matrix.work_dtype)
+        if not np.isfinite(matrix.rmatmat(probe)).all():
+            raise NotFiniteError
     wide_b = b.astype(_double(b.dtype))
     b_exponent = safe_exponent(wide_b, "b")
     eps = float(np.finfo(b.dtype).eps)
