@@ -6,14 +6,13 @@
 // forward error of a backward stable method (Paige, "An error analysis of a method for solving
 // matrix equations", Math. Comp. 27, 1973), the second brings ||b - A x|| to rounding level. A
 // product B (N w) is wrong by u cond(A) ||x||, and the rounding of g is a part u cond(A) of x: what
-// they leave of
-// ||b - A x|| is (u cond(A))^2, too much beyond cond(A) = 1e7.
+// they leave of ||b - A x|| is (u cond(A))^2, too much beyond cond(A) = 1e7.
 //
 // There, and where R is not of full rank: N = V diag(1 / s) of the singular values that count, Y =
 // B N and R1^H R1 = Y^H Y. The columns of Q = Y R1^-1 are orthonormal to rounding, as those of Y
 // are to u cond(A), and B V = Q R1 diag(s) to u ||B||. So x = Y R1^-1 R1^-H N^H b is as good as by
 // Householder QR (Cholesky QR, preconditioned: Yamamoto, Nakatsukasa, Yanagisawa, Fukaya, ETNA 44,
-// 2015). One read a step, 2 m n^2 flops in the triangle, and 6 m n^2 in the second case.
+// 2015), for any unitary V. One read a step, 2 m n^2 flops in the triangle, 6 m n^2 for Q.
 //
 // Sparse A: N from a sketch of 12 n rows, and the step by conjugate gradients, as in lstsq.hpp.
 //
@@ -57,7 +56,6 @@ private:
   using Base::kWideEnough;
   using Base::norm2;
   using Base::request_;
-  using Base::round;
   using Base::sketch_rows;
   using Base::sparse_factor;
   using Base::truncated_factor;
@@ -93,10 +91,14 @@ private:
                return conjugate_gradients(*sparse, N, w, left);
              });
       result.facts.s_exact = false;
-    } else if (sketches && gram_factor(embedding(d, 4), result, N, R, none) &&
-               result.s[0] <= refined() * result.s[n - 1]) {
+    } else if (sketches && gram_factor(embedding(d, 4), result, N, R, none)) {
       const index steps = request_.max_iter > 0 ? request_.max_iter : kRefinements;
-      refine(result, N, true, steps, steps, one_step);
+      if (result.s[0] <= refined() * result.s[n - 1]) {
+        refine(result, N, true, steps, steps, one_step);
+      } else {
+        truncated_factor(std::move(R), result, N);
+        expand(result, N);
+      }
     } else {
       if (factor(result, N))
         refine(result, N, true, kRefinements, kRefinements, one_step);
