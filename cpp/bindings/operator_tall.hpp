@@ -62,7 +62,7 @@ public:
     Small<Wide> y = times(X);
     for (std::size_t i = 0; i < y.data.size(); ++i)
       y.data[i] = b_.data[i] - y.data[i];
-    norms2 = column_norms2(y);
+    norms2 = small::column_norms2(y);
     Z = adjoint_times(y);
   }
 
@@ -76,7 +76,7 @@ public:
       if (rounds)
         x_.data[i] = Wide(static_cast<T>(x_.data[i]));
     }
-    norms2 = column_norms2(x_);
+    norms2 = small::column_norms2(x_);
     Z = adjoint_times(x_);
   }
   Small<Wide> advanced() override { return x_; }
@@ -116,13 +116,13 @@ public:
     scale_ = factor;
     written_.reset();
   }
-  double scan_b(bool &finite) override { return largest(b_, finite); }
+  double scan_b(bool &finite) override { return small::largest_part(b_, finite); }
   void rescale_b(R factor) override {
     for (Wide &x : b_.data)
       x *= static_cast<double>(factor);
     written_.reset();
   }
-  std::vector<double> norms2_b() override { return column_norms2(b_); }
+  std::vector<double> norms2_b() override { return small::column_norms2(b_); }
 
 private:
   /// Rows of S that the operator is applied to at a time, and memory for them.
@@ -133,22 +133,6 @@ private:
   static MatrixView<Wide> view_of_small(const Small<Wide> &M) {
     return {M.data.data(), M.rows, M.cols, 1, M.rows, false};
   }
-  static std::vector<double> column_norms2(const Small<Wide> &M) {
-    std::vector<double> out(at(M.cols), 0.0);
-    for (index j = 0; j < M.cols; ++j)
-      for (index i = 0; i < M.rows; ++i)
-        out[at(j)] += abs2(M(i, j));
-    return out;
-  }
-  static double largest(const Small<Wide> &M, bool &finite) {
-    double found = 0;
-    for (const Wide &x : M.data) {
-      const double size = std::max(std::abs(std::real(x)), std::abs(std::imag(x)));
-      finite = finite && std::isfinite(size);
-      found = std::max(found, size);
-    }
-    return found;
-  }
 
   double probe(bool &finite) {
     const auto signs = [](index n) {
@@ -157,8 +141,8 @@ private:
         x(i, 0) = (i % 2 == 0 ? 1.0 : -1.0) / std::sqrt(static_cast<double>(n));
       return x;
     };
-    return std::max(largest(times(signs(this->n)), finite),
-                    largest(adjoint_times(signs(this->m)), finite));
+    return std::max(small::largest_part(times(signs(this->n)), finite),
+                    small::largest_part(adjoint_times(signs(this->m)), finite));
   }
 
   Small<Wide> times(const Small<Wide> &X) {
@@ -189,14 +173,6 @@ private:
   std::unique_ptr<TallMatrix<Wide>> written_;
   R scale_ = 1;
 };
-
-/// f(T{}, m, n) for an operator of so many rows and columns.
-template <class F> auto with_operator(const py::object &A, F &&f) {
-  const auto shape = py::cast<py::tuple>(A.attr("shape"));
-  const auto m = py::cast<index>(shape[0]), n = py::cast<index>(shape[1]);
-  return with_scalar(py::dtype::from_args(A.attr("dtype")),
-                     [&](auto zero) { return f(zero, m, n); });
-}
 
 /// Least squares with an operator; entries(b) are those of b on the host.
 template <class T, class Exchange, class Entries>

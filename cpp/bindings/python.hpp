@@ -56,6 +56,14 @@ template <class F> auto with_scalar(const py::dtype &dtype, F &&f) {
                        py::cast<std::string>(py::str(dtype)));
 }
 
+/// f(T{}, m, n) for an operator of so many rows and columns.
+template <class F> auto with_operator(const py::object &A, F &&f) {
+  const auto shape = py::cast<py::tuple>(A.attr("shape"));
+  const auto m = py::cast<index>(shape[0]), n = py::cast<index>(shape[1]);
+  return with_scalar(py::dtype::from_args(A.attr("dtype")),
+                     [&](auto zero) { return f(zero, m, n); });
+}
+
 /// View of a 2-D array of T without a copy. Strides of axes of length <= 1 are not trusted.
 template <class T> MatrixView<T> view_of(const py::array &A) {
   if (A.ndim() != 2)
@@ -163,9 +171,7 @@ template <class F> auto with_matrix(const py::object &A, F &&f) {
       auto matrix = host_matrix(view);
       return f(zero, *matrix);
     });
-  const auto shape = py::cast<py::tuple>(A.attr("shape"));
-  const auto m = py::cast<index>(shape[0]), n = py::cast<index>(shape[1]);
-  return with_scalar(py::dtype::from_args(A.attr("dtype")), [&](auto zero) {
+  return with_operator(A, [&](auto zero, index m, index n) {
     using T = decltype(zero);
     PythonOperator<T> matrix(A, m, n);
     return f(zero, matrix);

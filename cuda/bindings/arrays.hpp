@@ -144,9 +144,7 @@ template <class F> auto with_matrix(const py::object &A, F &&f) {
       return f(zero, *matrix);
     });
   }
-  const auto shape = py::cast<py::tuple>(A.attr("shape"));
-  const auto m = py::cast<index>(shape[0]), n = py::cast<index>(shape[1]);
-  return with_scalar(py::dtype::from_args(A.attr("dtype")), [&](auto zero) {
+  return with_operator(A, [&](auto zero, index m, index n) {
     using T = decltype(zero);
     OperatorMatrix<Device<T>, DeviceExchange<T>> matrix(A, m, n);
     return f(zero, matrix);

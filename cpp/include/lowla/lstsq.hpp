@@ -35,7 +35,6 @@ private:
   using Base::A_;
   using Base::backward_error;
   using Base::check;
-  using Base::column_norms2;
   using Base::conjugate_gradients;
   using Base::damp_;
   using Base::embedding;
@@ -147,7 +146,7 @@ private:
         result.x.data[i] += dx.data[i];
     }
     result.facts.backward_error =
-        backward_error(column_norms2(result.x), norms2, s, [&](index j, double mu) {
+        backward_error(small::column_norms2(result.x), norms2, s, [&](index j, double mu) {
           return plain ? quadratic(R1, B, g, w, j, mu) : truncated_quadratic(s, w, j, mu);
         });
     finish(result, norms2);
@@ -219,7 +218,7 @@ private:
       measure(x, norms2, g);
       const Small<Wide> w = blas::product('C', N, 'N', g);
       const double size = frobenius(w);
-      const std::vector<double> x_norms2 = column_norms2(x);
+      const std::vector<double> x_norms2 = small::column_norms2(x);
       double error = backward_error(
           x_norms2, norms2, s, [&](index j, double mu) { return upper_quadratic(g, w, j, mu); });
       const bool out_of_steps = left == 0 || step == rounds;

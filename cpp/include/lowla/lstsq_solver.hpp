@@ -353,6 +353,15 @@ protected:
     }
   }
 
+  /// G += damp^2 P^H P
+  void add_damping(const Small<Wide> &P, Small<Wide> &G) const {
+    if (damp_ == 0)
+      return;
+    const Small<Wide> PP = blas::product('C', P, 'N', P);
+    for (std::size_t i = 0; i < G.data.size(); ++i)
+      G.data[i] += damp_ * damp_ * PP.data[i];
+  }
+
   /// N = R^-1 with (B N)^H (B N) = I to rounding in T, from the sketch and the Gram matrix of B P,
   /// c = N^H B^H b, singular values and rank; false where the rank is in doubt.
   bool gram_factor(const SketchSpec &spec, Result &result, Small<Wide> &N, Small<Wide> &R,
@@ -363,11 +372,7 @@ protected:
     if (!sketched_factor(sketched(spec), P, R0, D))
       return false;
     A_.gram(P, G, H);
-    if (damp_ > 0) {
-      const Small<Wide> PP = blas::product('C', P, 'N', P);
-      for (std::size_t i = 0; i < G.data.size(); ++i)
-        G.data[i] += damp_ * damp_ * PP.data[i];
-    }
+    add_damping(P, G);
     for (const Wide &x : G.data)
       if (!std::isfinite(std::abs(x)))
         throw OutOfRange{};
@@ -424,20 +429,13 @@ protected:
         N(i, j) /= s[j];
   }
 
-  static std::vector<double> column_norms2(const Small<Wide> &M) {
-    std::vector<double> out;
-    for (index j = 0; j < M.cols; ++j)
-      out.push_back(norm2(M, j));
-    return out;
-  }
-
   /// z with N^H (A^H A + damp^2) N z = c, column by column: to the reduction of the residual, for
   /// `left` steps in all, or until four steps do not halve it.
   Small<Wide> conjugate_gradients(NormalProduct<Wide> &A, const Small<Wide> &N,
                                   const Small<Wide> &c, index &left) {
     const double reduction = std::max(kReduction, 8.0 * kUnit);
     Small<Wide> z(c.rows, c.cols), residual = c, direction = c, image;
-    std::vector<double> size2 = column_norms2(c);
+    std::vector<double> size2 = small::column_norms2(c);
     const std::vector<double> start2 = size2;
     std::vector<double> worst{*std::max_element(size2.begin(), size2.end())};
     const auto done = [&] {

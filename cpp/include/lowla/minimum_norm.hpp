@@ -36,10 +36,10 @@ public:
 private:
   using Base = LstsqSolver<T>;
   using Base::A_;
+  using Base::add_damping;
   using Base::b_norms2_;
   using Base::backward_error;
   using Base::check;
-  using Base::column_norms2;
   using Base::conjugate_gradients;
   using Base::damp_;
   using Base::embedding;
@@ -60,20 +60,12 @@ private:
   using Base::sparse_factor;
   using Base::truncated_factor;
 
-  double scan_b(bool &finite) override {
-    double largest = 0;
-    for (const Wide &x : b_.data) {
-      const double size = std::max(std::abs(std::real(x)), std::abs(std::imag(x)));
-      finite = finite && std::isfinite(size);
-      largest = std::max(largest, size);
-    }
-    return largest;
-  }
+  double scan_b(bool &finite) override { return small::largest_part(b_, finite); }
   void rescale_b(real_t<T> factor) override {
     for (Wide &x : b_.data)
       x *= static_cast<double>(factor);
   }
-  std::vector<double> norms2_b() override { return column_norms2(b_); }
+  std::vector<double> norms2_b() override { return small::column_norms2(b_); }
 
   Result run() override {
     const index m = A_.m, n = A_.n, d = sketch_rows();
@@ -147,11 +139,7 @@ private:
     if (N.cols > 0) {
       Small<Wide> G, c = blas::product('C', N, 'N', b_);
       A_.wide_gram(N, G);
-      if (damp_ > 0) {
-        const Small<Wide> NN = blas::product('C', N, 'N', N);
-        for (std::size_t i = 0; i < G.data.size(); ++i)
-          G.data[i] += damp_ * damp_ * NN.data[i];
-      }
+      add_damping(N, G);
       if (blas::cholesky(G) && blas::invert_upper(G))
         c = blas::product('N', G, 'N', blas::product('C', G, 'N', c));
       A_.expand(N, c);
@@ -163,7 +151,7 @@ private:
     Small<Wide> g = b_;
     for (std::size_t i = 0; i < g.data.size(); ++i)
       g.data[i] -= Ax.data[i];
-    const std::vector<double> norms2 = column_norms2(g);
+    const std::vector<double> norms2 = small::column_norms2(g);
     for (std::size_t i = 0; i < g.data.size(); ++i)
       g.data[i] -= damp_ * damp_ * y.data[i];
     const Small<Wide> w = blas::product('C', N, 'N', g);
@@ -209,7 +197,7 @@ private:
         y.data[i] += dy.data[i];
         g.data[i] = b_.data[i] - Ax.data[i];
       }
-      norms2 = column_norms2(g);
+      norms2 = small::column_norms2(g);
       for (std::size_t i = 0; i < y.data.size(); ++i)
         g.data[i] -= damp_ * damp_ * y.data[i];
       last = size;

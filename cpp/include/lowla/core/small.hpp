@@ -17,6 +17,7 @@
 #include "lowla/core/scalar.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 #include <vector>
 
@@ -70,6 +71,29 @@ template <class S> Small<S> stack(const Small<S> &upper, const Small<S> &lower) 
     std::copy(lower.col(j), lower.col(j) + lower.rows, out.col(j) + upper.rows);
   }
   return out;
+}
+
+/// Squared norms of the columns.
+template <class S> std::vector<double> column_norms2(const Small<S> &M) {
+  std::vector<double> out;
+  for (index j = 0; j < M.cols; ++j) {
+    double sum = 0;
+    for (index i = 0; i < M.rows; ++i)
+      sum += abs2(M(i, j));
+    out.push_back(sum);
+  }
+  return out;
+}
+
+/// Largest magnitude of a real or imaginary part; clears `finite` where not all are.
+template <class S> double largest_part(const Small<S> &M, bool &finite) {
+  double largest = 0;
+  for (const S &x : M.data) {
+    const double size = std::max(std::abs(std::real(x)), std::abs(std::imag(x)));
+    finite = finite && std::isfinite(size);
+    largest = std::max(largest, size);
+  }
+  return largest;
 }
 
 template <class S> Small<S> multiply(const Small<S> &A, const Small<S> &B);

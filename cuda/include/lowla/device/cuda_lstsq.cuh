@@ -409,10 +409,9 @@ public:
       : Beside(adjoint ? A.n : A.m, adjoint ? A.m : A.n, b), nnz_(nnz) {
     Array<Wide> values(nnz);
     copy_wide<T, Runtime>({A.data, nnz, 1, 1, 1}, adjoint, 1.0, values.get(), 1);
-    const Storage transposed =
+    (adjoint ? A_ : At_) =
         transpose<Wide, I, Runtime>({A.indptr, A.indices, values.get(), A.m, A.n}, nnz);
-    (adjoint ? A_ : At_) = clone(transposed.view());
-    (adjoint ? At_ : A_) = clone({A.indptr, A.indices, values.get(), A.m, A.n});
+    (adjoint ? At_ : A_) = with_values(A, std::move(values));
   }
 
   NormalProduct<Wide> *sparse() override { return this; }
@@ -506,19 +505,16 @@ private:
     return *host_->matrix;
   }
 
-  Storage clone(CsrView<Wide, I> M) const {
+  /// The pattern of A with other values.
+  Storage with_values(CsrView<T, I> A, Array<Wide> values) const {
     Storage out;
-    out.m = M.m;
-    out.n = M.n;
-    out.indptr = Array<I>(M.m + 1);
+    out.m = A.m;
+    out.n = A.n;
+    out.indptr = Array<I>(A.m + 1);
     out.indices = Array<I>(nnz_);
-    out.data = Array<Wide>(nnz_);
-    const auto bytes = [](index count, std::size_t size) {
-      return static_cast<std::size_t>(count) * size;
-    };
-    Runtime::copy(out.indptr.get(), M.indptr, bytes(M.m + 1, sizeof(I)));
-    Runtime::copy(out.indices.get(), M.indices, bytes(nnz_, sizeof(I)));
-    Runtime::copy(out.data.get(), M.data, bytes(nnz_, sizeof(Wide)));
+    out.data = std::move(values);
+    Runtime::copy(out.indptr.get(), A.indptr, static_cast<std::size_t>(A.m + 1) * sizeof(I));
+    Runtime::copy(out.indices.get(), A.indices, static_cast<std::size_t>(nnz_) * sizeof(I));
     return out;
   }
 
