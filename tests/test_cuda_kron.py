@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+import gpu_arrays
 import lowla
 import test_kron as kron
 import test_monarch as monarch
@@ -17,6 +18,7 @@ from lowla import _arrays, _backend
 from strategies import DTYPES, LAYOUTS
 from tolerances import eps, tol
 
+KEY = 11
 layouts = hs.sampled_from([name for name in LAYOUTS if name != "broadcast_row"])
 seeds = hs.integers(0, 2**32 - 1)
 
@@ -123,7 +125,7 @@ def test_emulated_kron_matmul_refuses_what_does_not_fit(emulated):
     for factors, X, message in (
         ([F], np.ones(3), "X must have 2 dimensions, got 1"),
         ([F, F], np.ones((3, 2)), "X must have 9 rows, got 3"),
-        ([], np.ones((1, 2)), "X must have 1 rows, got 1"),
+        ([], np.ones((1, 2)), "there must be at least one factor"),
         ([np.ones(3)], np.ones((3, 2)), "A must have 2 dimensions, got 1"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -334,6 +336,121 @@ def test_emulated_fft_refuses_what_it_cannot_do(emulated):
         emulated.monarch_fft(np.array(1.0), 3, False)
     with pytest.raises(TypeError, match="must be float32, float64"):
         emulated.monarch_fft(np.ones(3, int), 3, False)
+
+
+# Solves, inverses, eigenvalues, rearrangements and projections: what holds on the CPU
+
+
+@pytest.fixture
+def backend(emulated):
+    """The name under which test_kron.py and test_monarch.py find the emulation."""
+    return "native"
+
+
+test_emulated_kron_transposes_and_adjoints = kron.test_transposes_and_adjoints
+test_emulated_kron_diagonal_and_trace = kron.test_diagonal_and_trace
+test_emulated_kron_logdet_is_slogdet = kron.test_logdet_is_slogdet
+test_emulated_kron_logdet_of_named_matrices = kron.test_logdet_of_named_matrices
+test_emulated_kron_solve_and_inverse = kron.test_solve_and_inverse
+test_emulated_kron_eigh = kron.test_eigh
+test_emulated_kron_kron_solve_residual = kron.test_kron_solve_residual
+test_emulated_kron_indefinite_matrices_are_solved = kron.test_indefinite_matrices_are_solved
+test_emulated_kron_eigenpairs_are_computed_once = kron.test_eigenpairs_are_computed_once
+test_emulated_kron_singular_matrices_raise = kron.test_singular_matrices_raise
+test_emulated_kron_nearest_kron_is_optimal = kron.test_nearest_kron_is_optimal
+test_emulated_kron_nearest_kron_recovers_products = kron.test_nearest_kron_recovers_products
+test_emulated_kron_nearest_kron_of_large_matrices = kron.test_nearest_kron_of_large_matrices
+test_emulated_kron_nearest_kron_of_nothing = kron.test_nearest_kron_of_nothing
+test_emulated_monarch_empty_arrays = monarch.test_empty_arrays
+test_emulated_monarch_solve = monarch.test_solve
+test_emulated_monarch_singular_blocks_raise = monarch.test_singular_blocks_raise
+test_emulated_projection = monarch.test_projection_is_the_best_rank_one_of_every_block
+test_emulated_recovery = monarch.test_projection_recovers_monarch_matrices
+test_emulated_close_values = monarch.test_projection_is_optimal_however_close_singular_values_are
+test_emulated_missed_start = monarch.test_projection_finds_what_its_start_vector_misses
+test_emulated_structured_blocks = monarch.test_projection_of_structured_blocks
+test_emulated_convention = monarch.test_projection_convention
+test_emulated_ends_of_the_range = monarch.test_projection_at_the_ends_of_the_range
+test_emulated_blocks_far_apart = monarch.test_projection_of_blocks_far_apart_in_size
+test_emulated_projection_of_bad = monarch.test_projection_refuses_what_is_not_finite
+test_emulated_projection_of_nothing = monarch.test_projection_of_zero_blocks_and_of_nan
+
+
+@pytest.fixture
+def gpu(module, monkeypatch):
+    in_main_memory = {
+        "kron_matmul": (set(), False),
+        "kron_solve": (set(), False),
+        "kron_solve_shifted": ({"w"}, False),
+        "monarch_matmul": (set(), False),
+        "monarch_solve": (set(), False),
+        "nearest_kron": (set(), False),
+        "monarch_project": (set(), False),
+    }
+    return gpu_arrays.install(module, in_main_memory, monkeypatch)
+
+
+def everything_of_kronecker(factors, b):
+    """What the operator does; the results are arrays of the kind of b, or numbers."""
+    K = lowla.Kronecker(*factors)
+    w, V = K.eigh()
+    arrays = [K @ b, K.H @ b, K.toarray(), K.diagonal(), K.solve(b), K.solve(b, 0.5), w, V @ b]
+    arrays += [K.inv() @ b, lowla.kron_solve(factors, b, 1.0), *K.factors]
+    found = lowla.nearest_kron(K.toarray(), factors[0].shape, factors[1].shape)
+    arrays += [found.B, found.C]
+    assert all(type(a) is type(b) for a in arrays)
+    return arrays, [K.trace(), *K.logdet(), found.info.error]
+
+
+def everything_of_monarch(blocks, b):
+    M = lowla.Monarch(blocks, blocks)
+    projected = lowla.monarch_project(M.toarray(), (3, 3))
+    arrays = [M @ b, M.H @ b, M.toarray(), M.solve(b), projected.L, projected.R, M.L]
+    assert all(type(a) is type(b) for a in arrays)
+    return arrays, [projected.info.error]
+
+
+@pytest.mark.parametrize("everything", [everything_of_kronecker, everything_of_monarch])
+@pytest.mark.parametrize("asked", [False, True])
+def test_emulated_operators_on_the_gpu(gpu, everything, asked):
+    """Results are those of the host and of the caller's kind, on the GPU or by `use_backend`."""
+    rng = np.random.default_rng(3)
+    if everything is everything_of_kronecker:
+        operands = [kron.hermitian(rng, n, "float64", np.linspace(1, 2, n)) for n in (3, 4)]
+        b = gauss((12, 2), "float64")
+    else:
+        operands, b = gauss((3, 3, 3), "float64") + 6 * np.eye(3), gauss((9, 2), "float64")
+    with lowla.use_backend("numba"):
+        arrays, numbers = everything(operands, b)
+    if asked:
+        with lowla.use_backend("cuda"):
+            found, measured = everything(operands, b)
+    else:
+        place = (
+            (lambda F: [gpu.asarray(a) for a in F]) if isinstance(operands, list) else gpu.asarray
+        )
+        found, measured = everything(place(operands), gpu.asarray(b))
+        found = [a.get() for a in found]
+    for ours, expected in zip(found, arrays, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=tol("float64", 100))
+    np.testing.assert_allclose(measured, numbers, rtol=1e-12, atol=tol("float64", 10))
+
+
+def test_emulated_solves_refuse_what_does_not_fit(emulated):
+    with pytest.raises(ValueError, match="the factors must be square"):
+        emulated.kron_solve([np.ones((2, 3))], np.ones((3, 1)))
+    with pytest.raises(ValueError, match="w and V do not fit"):
+        emulated.kron_solve_shifted([np.ones(3)], [np.eye(2)], np.ones((2, 1)), 1.0)
+    with pytest.raises(ValueError, match="there must be at least one factor"):
+        emulated.kron_solve([], np.ones((1, 1)))
+    with pytest.raises(ValueError, match="the blocks and X do not fit"):
+        emulated.monarch_solve(
+            np.ones((2, 3, 2)), np.ones((2, 2, 2)), np.ones((4, 1)), False, False, False
+        )
+    with pytest.raises(ValueError, match="the blocks and W do not fit"):
+        emulated.monarch_project(np.ones((4, 4)), 3, 2, True)
+    with pytest.raises(ValueError, match="the shapes, the terms and A do not fit"):
+        emulated.nearest_kron(np.ones((4, 4)), (2, 2), (2, 2), 5, KEY, True)
 
 
 # Convolutions

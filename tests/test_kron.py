@@ -530,15 +530,6 @@ def test_tensors_come_back_as_tensors(backend):
     assert K.trace() == 6.0
 
 
-def test_arrays_on_the_gpu_are_refused(backend, monkeypatch):
-    """The message names the function; nothing is copied to main memory behind the back."""
-    monkeypatch.setattr(lowla._backend, "select", lambda device: ("cuda", object()))
-    monkeypatch.setattr(lowla._backend, "direct", lambda: None)
-    with pytest.raises(NotImplementedError) as caught:
-        lowla.Kronecker(np.eye(2)).inv()
-    assert str(caught.value) == "kron_inverse does not run on the GPU yet: pass host arrays"
-
-
 # The nearest sum of Kronecker products
 
 

@@ -64,7 +64,7 @@ void ensure_blas() {
   for (const char type : {'s', 'd', 'c', 'z'}) {
     const bool complex = type == 'c' || type == 'z';
     const int arity[blas::kRoutineCount] = {13, 11, 10, 5, complex ? 13 : 11, complex ? 15 : 14,
-                                            8,  6};
+                                            8,  6,  6};
     for (int r = 0; r < blas::kRoutineCount; ++r) {
       const auto routine = static_cast<blas::Routine>(r);
       const std::string name = blas::routine_name(routine, type);

@@ -1,5 +1,5 @@
 // Bindings of the Kronecker and Monarch products.
-#include "python.hpp"
+#include "kron_request.hpp"
 
 #include "lowla/kron.hpp"
 #include "lowla/monarch.hpp"
@@ -81,16 +81,8 @@ py::array kron_solve_shifted(const py::sequence &w, const py::sequence &V, const
     using T = decltype(zero);
     using R = real_t<T>;
     const Factors<T> vectors(V);
-    std::vector<std::vector<R>> values;
-    for (const py::handle &factor : w) {
-      const auto held = py::cast<py::array_t<R, py::array::c_style | py::array::forcecast>>(factor);
-      values.emplace_back(held.data(), held.data() + held.size());
-    }
-    bool fits = values.size() == vectors.views.size() && !values.empty();
-    for (std::size_t i = 0; fits && i < values.size(); ++i)
-      fits = vectors.views[i].m == vectors.views[i].n &&
-             vectors.views[i].n == static_cast<index>(values[i].size());
-    if (!fits)
+    const auto values = eigenvalues_of<R>(w);
+    if (!fit_each_other(values, vectors.views))
       throw ValueError("w and V do not fit");
     return in_order_of<T>(b, vectors.columns, vectors.rows,
                           [&](index columns, bool first, const T *x, T *y) {

@@ -3,6 +3,8 @@
 
 #include <array>
 #include <atomic>
+#include <cmath>
+#include <numeric>
 
 namespace lowla::blas {
 namespace {
@@ -112,9 +114,15 @@ void gesdd_as(char job, index m, index n, Small<S> &A, std::vector<double> &s, S
 
 std::string routine_name(Routine routine, char type) {
   const bool complex = type == 'c' || type == 'z';
-  const char *stem[kRoutineCount] = {
-      "gemm",  "trsm", complex ? "herk" : "syrk", "potrf", complex ? "heevd" : "syevd", "gesdd",
-      "geqrf", "trtri"};
+  const char *stem[kRoutineCount] = {"gemm",
+                                     "trsm",
+                                     complex ? "herk" : "syrk",
+                                     "potrf",
+                                     complex ? "heevd" : "syevd",
+                                     "gesdd",
+                                     "geqrf",
+                                     "trtri",
+                                     "getrf"};
   return type + std::string(stem[routine]);
 }
 
@@ -277,6 +285,43 @@ template <class S> bool invert_upper(Small<S> &R) {
   });
 }
 
+template <class S> Lu<S> lu(Small<S> A) {
+  std::vector<index> rows(static_cast<std::size_t>(A.rows));
+  std::iota(rows.begin(), rows.end(), index(0));
+  with_integer([&](auto zero) {
+    using Int = decltype(zero);
+    using F = void(Int *, Int *, S *, Int *, Int *, Int *);
+    Int ni = narrow<Int>(A.rows), info = 0;
+    std::vector<Int> swaps(rows.size());
+    function<S, F>(kGetrf)(&ni, &ni, A.data.data(), &ni, swaps.data(), &info);
+    for (std::size_t i = 0; i < rows.size(); ++i)
+      std::swap(rows[i], rows[static_cast<std::size_t>(swaps[i] - 1)]);
+  });
+  return {std::move(A), std::move(rows)};
+}
+
+template <class S> double inverse_norm1(const Lu<S> &A) {
+  const index n = A.factors.rows;
+  Small<S> U = A.factors, Lt = Small<S>::identity(n); // L^T
+  for (index j = 0; j < n; ++j)
+    for (index i = j + 1; i < n; ++i) {
+      U(i, j) = S(0);
+      Lt(j, i) = A.factors(i, j);
+    }
+  if (!invert_upper(U))
+    return std::numeric_limits<double>::infinity();
+  invert_upper(Lt);
+  const Small<S> inverse = product('N', U, 'T', Lt); // but for the order of its columns
+  double norm = 0;
+  for (index j = 0; j < n; ++j) {
+    double sum = 0;
+    for (index i = 0; i < n; ++i)
+      sum += std::abs(inverse(i, j));
+    norm = sum > norm || std::isnan(sum) ? sum : norm;
+  }
+  return norm;
+}
+
 template <class S> std::vector<double> singular_values(Small<S> A) {
   std::vector<double> s;
   Small<S> none;
@@ -291,6 +336,8 @@ template <class S> std::vector<double> singular_values(Small<S> A) {
   template bool cholesky(Small<S> &);                                                              \
   template void triangle(Small<S> &);                                                              \
   template bool invert_upper(Small<S> &);                                                          \
+  template Lu<S> lu(Small<S>);                                                                     \
+  template double inverse_norm1(const Lu<S> &);                                                    \
   template std::vector<double> singular_values(Small<S>);
 LOWLA_INSTANTIATE(double)
 LOWLA_INSTANTIATE(std::complex<double>)

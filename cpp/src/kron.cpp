@@ -494,11 +494,8 @@ void kron_multiply(const std::vector<MatrixView<T>> &factors, const T *X, index 
   }
 }
 
-template <class T>
-void kron_solve_shifted(const std::vector<std::vector<real_t<T>>> &w,
-                        const std::vector<MatrixView<T>> &V, real_t<T> shift, const T *B,
-                        index columns, bool columns_first, T *X) {
-  using R = real_t<T>;
+template <class R>
+std::vector<R> shifted_eigenvalues(const std::vector<std::vector<R>> &w, R shift) {
   std::vector<R> values{R(1)};
   index orders = 0;
   for (const std::vector<R> &factor : w) {
@@ -524,6 +521,14 @@ void kron_solve_shifted(const std::vector<std::vector<real_t<T>>> &w,
                   static_cast<double>(smallest), static_cast<double>(largest));
     throw LinAlgError(text);
   }
+  return values;
+}
+
+template <class T>
+void kron_solve_shifted(const std::vector<std::vector<real_t<T>>> &w,
+                        const std::vector<MatrixView<T>> &V, real_t<T> shift, const T *B,
+                        index columns, bool columns_first, T *X) {
+  const std::vector<real_t<T>> values = shifted_eigenvalues(w, shift);
   std::vector<MatrixView<T>> adjoint;
   for (const MatrixView<T> &F : V)
     adjoint.push_back(F.adjoint());
@@ -546,6 +551,8 @@ void kron_solve_shifted(const std::vector<std::vector<real_t<T>>> &w,
   kron_multiply(V, Y.get(), columns, columns_first, X);
 }
 
+template std::vector<float> shifted_eigenvalues(const std::vector<std::vector<float>> &, float);
+template std::vector<double> shifted_eigenvalues(const std::vector<std::vector<double>> &, double);
 #define LOWLA_INSTANTIATE(T)                                                                       \
   template void kron_multiply(const std::vector<MatrixView<T>> &, const T *, index, bool, T *);    \
   template void kron_solve_shifted(const std::vector<std::vector<real_t<T>>> &,                    \

@@ -13,6 +13,7 @@
 
 #include "lowla/core/clones.hpp"
 #include "lowla/core/error.hpp"
+#include "lowla/rank_one.hpp"
 
 #include <limits>
 
@@ -70,9 +71,8 @@ public:
         width_(round_up(n_, simd::panel_unit<double>)), ld_(kPlanes<T> * width_), B_(m_ * ld_),
         gram_(ld_ * ld_), u_(at(m_)), z_(at(n_)), start_(at(ld_), 0.0) {
     std::fill(B_.get(), B_.get() + m_ * ld_, 0.0);
-    constexpr double kGolden = 0.6180339887498949;
-    for (index c = 0; c < n_; ++c) // in no relation to the structure of a block
-      start_[at(c)] = 0.5 + std::fmod(static_cast<double>(c + 1) * kGolden, 1.0);
+    for (index c = 0; c < n_; ++c)
+      start_[at(c)] = rank_one::start_entry(c);
   }
 
   double residual2 = 0, norm2 = 0; ///< of the block times 2^-exponent
@@ -85,38 +85,14 @@ public:
     if (!finite)
       return;
     leading_vectors();
-    // A = B: left = u, right = conj(z); A = B^T: left = conj(z), right = u. The largest entry of
-    // left is made positive, and both get the root of the norm of z.
-    const double sigma = std::sqrt(norm2_of(z_));
+    // A = B: left = u, right = conj(z); A = B^T: left = conj(z), right = u
     for (S &z : z_)
       z = conj_of(z);
-    std::vector<S> &of_left = transposed_ ? z_ : u_, &of_right = transposed_ ? u_ : z_;
-    const auto peak = std::max_element(of_left.begin(), of_left.end(),
-                                       [](S a, S b) { return std::abs(a) < std::abs(b); });
-    const double size = std::abs(*peak), root = std::sqrt(sigma);
-    const S turn = size > 0 ? S(*peak / size) : S(1);
-    for (S &u : u_)
-      u *= root;
-    for (S &z : z_)
-      z *= sigma > 0 ? 1.0 / root : 0.0;
-    const double up = std::ldexp(1.0, exponent / 2), down = std::ldexp(1.0, -exponent / 2);
-    const auto store = [&](S &value, S factor, T &target) {
-      target = static_cast<T>(value * factor * up); // the root of 2^exponent
-      value = S(target) * down;
-    };
-    for (index i = 0; i < s_; ++i)
-      store(of_left[at(i)], conj_of(turn), left[i * stride]);
-    for (index c = 0; c < p_; ++c)
-      store(of_right[at(c)], turn, right[c]);
+    rank_one::store<T>(u_, z_, transposed_, exponent, {left, stride}, {right, 1});
     residual2 = distance2();
   }
 
 private:
-  static double norm2_of(const std::vector<S> &x) {
-    return simd::dense<double>().sum_squares(reinterpret_cast<const double *>(x.data()),
-                                             kPlanes<T> * static_cast<index>(x.size()));
-  }
-
   /// B <- A or A^T, times 2^-exponent where squares need it.
   void load(const MatrixView<T> &A) {
     const MatrixView<T> source =
@@ -175,7 +151,8 @@ private:
     double *x = scratch<double>(kPlanes<T> * (ld_ + m_ + ld_), 1);
     double *y = x + kPlanes<T> * ld_, *z = y + kPlanes<T> * m_;
     std::fill(z, z + kPlanes<T> * ld_, 0.0);
-    leading_eigenvector(x);
+    std::copy(start_.begin(), start_.end(), x);
+    rank_one::leading_eigenvector(gram_.get(), ld_, x);
     if constexpr (is_complex_v<T>) { // [Br | Bi] [xr xi; -xi xr]
       std::copy_n(x + width_, width_, x + ld_);
       std::copy_n(x, width_, x + ld_ + width_);
@@ -212,17 +189,6 @@ private:
       }
   }
 
-  void leading_eigenvector(double *x) {
-    std::copy(start_.begin(), start_.end(), x);
-    if (small::leading_vector(gram_.get(), ld_, x))
-      return;
-    Small<double> G(ld_, ld_), X;
-    std::copy_n(gram_.get(), ld_ * ld_, G.col(0));
-    std::vector<double> lambda;
-    small::eigh_leading(G, 1, lambda, X);
-    std::copy_n(X.col(0), ld_, x);
-  }
-
   /// ||B - u z^T||_F^2, z conjugated by now.
   double distance2() const {
     double *t = scratch<double>(ld_, 1), total = 0;
@@ -250,19 +216,12 @@ private:
   std::vector<double> start_; ///< of the Lanczos process
 };
 
-/// What is summed over the blocks.
-struct Squares {
-  double residual2 = 0, norm2 = 0;
-  int exponent = 0;
-  bool finite = true;
-};
-
 } // namespace
 
 template <class T>
 double monarch_project(const MatrixView<T> &W, index k, index l, bool check_finite, T *L, T *R) {
   const index s = W.m / l, p = W.n / k;
-  std::vector<Squares> found(static_cast<std::size_t>(k * l));
+  std::vector<rank_one::Squares> found(static_cast<std::size_t>(k * l));
   parallel_for(l, [&](index j) { // neighbours in a row share lines and pages
     const workspace::Scope memory;
     RankOne<T> block(s, p);
@@ -273,28 +232,15 @@ double monarch_project(const MatrixView<T> &W, index k, index l, bool check_fini
                                                     block.finite};
     }
   });
-  bool finite = true;
-  int exponent = std::numeric_limits<int>::min(); // of the blocks that are not zero
-  for (const Squares &part : found) {
-    finite = finite && part.finite;
-    if (part.norm2 > 0)
-      exponent = std::max(exponent, part.exponent);
-  }
-  if (!finite) {
+  const double error = rank_one::relative_error(found);
+  if (std::isnan(error)) {
     if (check_finite)
       throw ValueError("W contains NaN or Inf");
     constexpr auto nan = std::numeric_limits<real_t<T>>::quiet_NaN();
     std::fill(L, L + l * s * k, T(nan));
     std::fill(R, R + k * l * p, T(nan));
-    return nan;
   }
-  double residual2 = 0, norm2 = 0;
-  for (const Squares &part : found)
-    if (part.norm2 > 0) {
-      residual2 += std::ldexp(part.residual2, 2 * (part.exponent - exponent));
-      norm2 += std::ldexp(part.norm2, 2 * (part.exponent - exponent));
-    }
-  return norm2 > 0 ? std::sqrt(residual2 / norm2) : 0.0;
+  return error;
 }
 
 #define LOWLA_INSTANTIATE(T)                                                                       \

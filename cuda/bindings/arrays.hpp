@@ -61,6 +61,16 @@ template <class T> py::object vector_of(const std::vector<double> &values) {
   return out.array;
 }
 
+/// conj(phase) of the largest entry of each column: the factor that makes that entry positive.
+template <class T> std::vector<wide_t<T>> phases(const typename Device<T>::Panel &U) {
+  auto factor = Device<T>::peaks(U);
+  for (auto &f : factor) {
+    const double size = std::abs(f);
+    f = size > 0 ? wide_t<T>(conj_of(f) / size) : wide_t<T>(1);
+  }
+  return factor;
+}
+
 /// View of axes `first`, `first + 1` of an array of T.
 template <class T> MatrixView<T> view_of(const ArrayInfo &A, std::size_t first = 0) {
   const auto item = static_cast<index>(sizeof(T));

@@ -9,16 +9,6 @@ namespace {
 
 template <class T> using Result = LowRankResult<Device<T>>;
 
-/// conj(phase) of each peak: the factor that makes the peak real and positive.
-template <class T> std::vector<wide_t<T>> phases(const typename Device<T>::Panel &U) {
-  auto factor = Device<T>::peaks(U);
-  for (auto &f : factor) {
-    const double size = std::abs(f);
-    f = size > 0 ? wide_t<T>(conj_of(f) / size) : wide_t<T>(1);
-  }
-  return factor;
-}
-
 /// U (m, k), S (k,) and Vh (k, n) into memory for them.
 template <class T> void write_svd(const Result<T> &r, T *U, real_t<T> *S, T *Vh) {
   const auto factor = phases<T>(r.left);

@@ -1,6 +1,6 @@
 // The GPU's functors and primitives on the CPU, for the tests.
 #include "lowla/device/cuda_fourier.cuh"
-#include "lowla/device/cuda_kron.cuh"
+#include "lowla/device/cuda_kron_solve.cuh"
 #include "lowla/device/cuda_lp.cuh"
 #include "lowla/device/cuda_scores.cuh"
 #include "lowla/device/emulated_runtime.hpp"

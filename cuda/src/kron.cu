@@ -1,5 +1,5 @@
 // The GPU's Kronecker and Monarch products.
-#include "lowla/device/cuda_kron.cuh"
+#include "lowla/device/cuda_kron_solve.cuh"
 #include "lowla/device/gpu_runtime.hpp"
 
 template struct lowla::CudaKron<float, lowla::GpuRuntime>;

@@ -144,7 +144,6 @@ class Backend(Protocol):
         monitor: Monitor | None,
     ) -> tuple[Array, Facts]: ...
     def kron_matmul(self, factors: Sequence[Dense], X: Dense, conjugate: bool) -> Array: ...
-    def kron_entries(self, factors: Sequence[Dense]) -> Array: ...
     def kron_diagonal(self, factors: Sequence[Dense]) -> Array: ...
     def kron_slogdet(self, factors: Sequence[Dense]) -> tuple[complex, float]: ...
     def kron_inverse(self, factors: Sequence[Dense]) -> list[Array]: ...
@@ -526,7 +525,6 @@ NUMBA_ONLY = frozenset(
         "index_search",
         "kron_diagonal",
         "kron_eigh",
-        "kron_entries",
         "kron_inverse",
         "kron_slogdet",
         "kron_solve",
@@ -547,8 +545,6 @@ HOST_ONLY = frozenset(
         "completion_svd",
         "cur",
         "interp_decomp",
-        "kron_solve_shifted",
-        "monarch_project",
         "pivoted_lu_rows",
         "pivoted_qr",
         "qrcp",
@@ -569,7 +565,10 @@ def select_held(function: str, device: Device) -> tuple[BackendName, Backend]:
     """The backend for what an object holds on `device`: asking for cuda does not move it."""
     if device == "host" and _asked() == "cuda":
         host: BackendName = "native" if why_not("native") is None else "numba"
-        return host, load(host)
+        backend = load(host)
+        if lacks(host, function) and not hasattr(backend, function):
+            return "numba", load("numba")
+        return host, backend
     return select_for(function, device)
 
 

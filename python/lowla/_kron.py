@@ -113,8 +113,6 @@ def kron_solve(
         If an array is not numeric or not dense, or the shift is no number.
     numpy.linalg.LinAlgError
         If the matrix is singular to working precision.
-    NotImplementedError
-        If the arrays are on the GPU.
 
     Notes
     -----
@@ -181,8 +179,6 @@ def nearest_kron(
         If the shapes do not multiply to that of A, `terms` is out of range, or A holds NaN or Inf.
     TypeError
         If A is not numeric or not dense, or an argument has the wrong type.
-    NotImplementedError
-        If A is on the GPU.
 
     Notes
     -----
@@ -223,6 +219,7 @@ def nearest_kron(
         raise ValueError(f"terms must be in 1..min(m1*n1, m2*n2) = {most}, got {number}")
     key = philox_key(rng)
     name, backend = _backend.select_for("nearest_kron", M.device)
+    M = M.for_backend(name)
     B, C, facts = backend.nearest_kron(M.dense, left, right, number, key, check_finite)
     info = NearestKronInfo(
         terms=number,

@@ -6,9 +6,6 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from lowla import _arrays, _backend, _kron
 from lowla._linear_operator import Applied
 
@@ -118,17 +115,19 @@ class Kronecker(Applied):
 
     def toarray(self) -> Array:
         """K as an array of the factors' kind, as `numpy.kron` gives it."""
-        return self._wrap(self._backend("kron_entries").kron_entries(self._payloads()))
+        with self._taken[0].current_device():
+            return self._wrap(_entries(self._payloads()))
 
     def diagonal(self) -> Array:
         """The diagonal, (min(K.shape),)."""
-        return self._wrap(self._backend("kron_diagonal").kron_diagonal(self._payloads()))
+        diagonal = _on_host("kron_diagonal").kron_diagonal(self._in_main_memory())
+        return self._taken[0].wrap_host(diagonal)
 
     def trace(self) -> float | complex:
         """The sum of the diagonal; of square factors the product of their traces."""
         if any(F.shape[0] != F.shape[1] for F in self._taken):
             return _number(self.diagonal().sum())
-        return _number(math.prod(_number(F.trace()) for F in self._payloads()))
+        return math.prod(_number(F.trace()) for F in self._payloads())
 
     def logdet(self) -> KroneckerSlogdet:
         """Sign and natural logarithm of the absolute determinant, as `numpy.linalg.slogdet`.
@@ -146,7 +145,7 @@ class Kronecker(Applied):
         """
         if self.shape[0] != self.shape[1]:
             raise ValueError(f"logdet needs a square operator, got shape {self.shape}")
-        sign, logabsdet = self._backend("kron_slogdet").kron_slogdet(self._payloads())
+        sign, logabsdet = _on_host("kron_slogdet").kron_slogdet(self._in_main_memory())
         return KroneckerSlogdet(sign if self.dtype.kind == "c" else sign.real, logabsdet)
 
     def inv(self) -> Kronecker:
@@ -160,7 +159,7 @@ class Kronecker(Applied):
             If a factor is singular to working precision.
         """
         self._require_square("inv")
-        return self._new(self._backend("kron_inverse").kron_inverse(self._payloads()))
+        return self._new(_on_host("kron_inverse").kron_inverse(self._in_main_memory()))
 
     def solve(self, b: ArrayLike, shift: float = 0.0, *, check_finite: bool = True) -> Array:
         """The solution x of (K + shift·I) x = b.
@@ -191,11 +190,11 @@ class Kronecker(Applied):
             return self._solve_hermitian("solve with a shift", b, number, check_finite)
         self._require_square("solve")
         self._require_finite(check_finite)
-        factors, columns, rhs = self._right_side(b, self._payloads(), check_finite)
+        name, backend = self._backend("kron_solve")
+        factors, columns, rhs = self._right_side(b, self._payloads(), name, check_finite)
         if 0 in columns.shape:
             return rhs.empty(*rhs.shape)
-        x = self._backend("kron_solve").kron_solve(factors, columns)
-        return rhs.wrap(x.reshape(rhs.shape))
+        return rhs.wrap(backend.kron_solve(factors, columns).reshape(rhs.shape))
 
     def eigh(self) -> KroneckerEigh:
         """Eigenvalues and eigenvectors of Hermitian factors; the operator keeps them.
@@ -213,9 +212,8 @@ class Kronecker(Applied):
         """
         self._require_hermitian("eigh", check_finite=True)
         w, V = self._eigenpairs()
-        columns = [values[:, None] for values in w]
-        values = self._backend("kron_entries").kron_entries(columns)
-        return KroneckerEigh(self._wrap(values[:, 0]), self._new(V))
+        values = _entries([factor[:, None] for factor in w])
+        return KroneckerEigh(self._taken[0].wrap_host(values[:, 0]), self._new(V))
 
     def _require_hermitian(self, what: str, *, check_finite: bool) -> None:
         self._require_square(what)
@@ -227,28 +225,31 @@ class Kronecker(Applied):
     def _solve_hermitian(self, what: str, b: ArrayLike, shift: float, check_finite: bool) -> Array:
         self._require_hermitian(what, check_finite=check_finite)
         w, V = self._eigenpairs()
-        V, columns, rhs = self._right_side(b, V, check_finite)
+        name, backend = self._backend("kron_solve_shifted")
+        placed = [_arrays.placed(vectors, self._taken[0].device) for vectors in V]
+        factors, columns, rhs = self._right_side(b, placed, name, check_finite)
         if 0 in columns.shape:
             return rhs.empty(*rhs.shape)
-        backend = self._backend("kron_solve_shifted")
-        return rhs.wrap(backend.kron_solve_shifted(w, V, columns, shift).reshape(rhs.shape))
+        return rhs.wrap(backend.kron_solve_shifted(w, factors, columns, shift).reshape(rhs.shape))
 
     def _eigenpairs(self) -> tuple[list[Array], list[Array]]:
+        """Of each factor, in main memory."""
         if self._pairs is None:
-            self._pairs = self._backend("kron_eigh").kron_eigh(self._payloads())
+            self._pairs = _on_host("kron_eigh").kron_eigh(self._in_main_memory())
         return self._pairs
 
     def _right_side(
-        self, b: ArrayLike, factors: list[Array], check_finite: bool
+        self, b: ArrayLike, factors: list[Array], name: _backend.BackendName, check_finite: bool
     ) -> tuple[list[Array], Array, Matrix]:
-        """Factors and b (n, r) in their common dtype, and b as it was taken in."""
+        """Factors and b (n, r) in their common dtype, where that backend computes; b as taken."""
         rhs = _arrays.dense(b, "b", (1, 2))
         if rhs.shape[0] != self.shape[0]:
             raise ValueError(f"b must have {self.shape[0]} rows, got shape {rhs.shape}")
         if check_finite:
             _arrays.require_finite(rhs, "b")
         held = [replace(F, payload=G) for F, G in zip(self._taken, factors, strict=True)]
-        *held, rhs = _arrays.together([*held, rhs], "factors and b")
+        operands = _arrays.together([*held, rhs], "factors and b")
+        *held, rhs = (M.for_backend(name) for M in operands)
         columns = rhs.dense[:, None] if len(rhs.shape) == 1 else rhs.dense
         return [F.dense for F in held], columns, rhs
 
@@ -265,19 +266,39 @@ class Kronecker(Applied):
     def _payloads(self) -> list[Array]:
         return [F.dense.conj() if self._conjugate else F.dense for F in self._taken]
 
+    def _in_main_memory(self) -> list[Array]:
+        return [_arrays.to_host(F) for F in self._payloads()]
+
     def _new(self, factors: list[Array]) -> Kronecker:
+        """Of factors in main memory, where this one has its own."""
         first = self._taken[0]
+        with first.current_device():
+            placed = [_arrays.placed(F, first.device) for F in factors]
         return Kronecker._of(
-            [replace(first, payload=F, shape=F.shape, dtype=F.dtype) for F in factors]
+            [replace(first, payload=F, shape=F.shape, dtype=F.dtype) for F in placed]
         )
 
-    def _backend(self, function: str) -> _backend.Backend:
-        return _backend.select_for(function, self._taken[0].device)[1]
+    def _backend(self, function: str) -> tuple[_backend.BackendName, _backend.Backend]:
+        return _backend.select_for(function, self._taken[0].device)
 
     def _wrap(self, result: Array) -> Array:
         return self._taken[0].wrap(result)
 
 
-def _number(value: npt.ArrayLike) -> float | complex:
-    number: float | complex = np.asarray(value).item()
+def _entries(factors: list[Array]) -> Array:
+    """K as an array, by the library of the factors."""
+    K: Array = factors[0].copy()
+    for F in factors[1:]:
+        product = K[:, None, :, None] * F[None, :, None, :]
+        K = product.reshape(K.shape[0] * F.shape[0], K.shape[1] * F.shape[1])
+    return K
+
+
+def _on_host(function: str) -> _backend.Backend:
+    """The backend for what is asked of the factors alone: it is done in main memory."""
+    return _backend.select_held(function, "host")[1]
+
+
+def _number(value: Array) -> float | complex:
+    number: float | complex = value.item()
     return number

@@ -119,8 +119,6 @@ def monarch_project(
         shape.
     TypeError
         If W is not numeric or not dense, or `blocks` no pair of ints.
-    NotImplementedError
-        If W is on the GPU.
 
     Notes
     -----
@@ -159,6 +157,7 @@ def monarch_project(
         raise ValueError(f"W must not be empty, got shape {M.shape}")
     k, l = _divisors(M.shape) if blocks is None else _checked_blocks(blocks, M.shape)
     name, backend = _backend.select_for("monarch_project", M.device)
+    M = M.for_backend(name)
     L, R, error = backend.monarch_project(M.dense, k, l, check_finite)
     info = MonarchInfo(
         blocks=(k, l), error=error, backend=name, seconds=time.perf_counter() - start

@@ -66,7 +66,7 @@ class _Blocks(Applied):
 
     def toarray(self) -> Array:
         """The matrix as an array of the blocks' kind."""
-        identity = self._left.wrap(np.eye(self.shape[1], dtype=self.dtype))
+        identity = self._left.wrap_host(np.eye(self.shape[1], dtype=self.dtype))
         return cast(Array, self @ identity)
 
     def solve(self, b: ArrayLike, *, check_finite: bool = True) -> Array:

@@ -22,10 +22,14 @@ template <class T>
 void kron_multiply(const std::vector<MatrixView<T>> &factors, const T *X, index columns,
                    bool columns_first, T *Y);
 
+/// w + shift for w = w_1 x ... x w_P. LinAlgError where one of them is lost in the rounding of the
+/// largest of w and shift.
+template <class R>
+std::vector<R> shifted_eigenvalues(const std::vector<std::vector<R>> &w, R shift);
+
 /// X = V (w + shift)^-1 V^H B for the eigenvalues w = w_1 x ... x w_P and eigenvectors V = V_1 x
-/// ... x V_P of a Hermitian Kronecker product; B and X as above. LinAlgError where an eigenvalue of
-/// w + shift is lost in the rounding of the largest of w and shift. Memory: one array of the size
-/// of X, and its rows.
+/// ... x V_P of a Hermitian Kronecker product; B and X as above. Memory: one array of the size of
+/// X, and its rows.
 template <class T>
 void kron_solve_shifted(const std::vector<std::vector<real_t<T>>> &w,
                         const std::vector<MatrixView<T>> &V, real_t<T> shift, const T *B,

@@ -15,7 +15,6 @@ from .eigh import nystrom, reigh
 from .kron import (
     kron_diagonal,
     kron_eigh,
-    kron_entries,
     kron_inverse,
     kron_matmul,
     kron_slogdet,
@@ -92,7 +91,6 @@ __all__ = [
     "interp_decomp",
     "kron_diagonal",
     "kron_eigh",
-    "kron_entries",
     "kron_inverse",
     "kron_matmul",
     "kron_slogdet",

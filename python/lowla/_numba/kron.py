@@ -67,15 +67,6 @@ def _along_the_middle(F: Array, T: Array) -> Array:
     return np.asarray(np.matmul(F, T))
 
 
-def kron_entries(factors: Sequence[Array]) -> Array:
-    """K as an array."""
-    K: Array = factors[0].copy()
-    for F in factors[1:]:
-        product = K[:, None, :, None] * F[None, :, None, :]
-        K = product.reshape(K.shape[0] * F.shape[0], K.shape[1] * F.shape[1])
-    return np.asarray(K)
-
-
 def kron_diagonal(factors: Sequence[Array]) -> Array:
     """K[i, i] for i < min(K.shape)."""
     shapes = [F.shape for F in factors]

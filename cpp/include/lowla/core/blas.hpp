@@ -31,7 +31,7 @@ private:
 };
 
 /// The routines used, in the order of kRoutineNames.
-enum Routine { kGemm, kTrsm, kHerk, kPotrf, kHeevd, kGesdd, kGeqrf, kTrtri, kRoutineCount };
+enum Routine { kGemm, kTrsm, kHerk, kPotrf, kHeevd, kGesdd, kGeqrf, kTrtri, kGetrf, kRoutineCount };
 /// The name for a type letter: syrk and syevd are herk and heevd for complex types.
 std::string routine_name(Routine routine, char type);
 
@@ -85,6 +85,15 @@ template <class S> bool cholesky(Small<S> &G);
 template <class S> void triangle(Small<S> &A);
 /// R <- R^-1, R upper triangular; false where a diagonal entry is zero.
 template <class S> bool invert_upper(Small<S> &R);
+/// L U = A[rows], A square: U in the upper triangle, L with its diagonal of ones left out below it.
+template <class S> struct Lu {
+  Small<S> factors;
+  std::vector<index> rows;
+};
+template <class S> Lu<S> lu(Small<S> A);
+/// ||A^-1||_1; infinite where a pivot is zero.
+template <class S> double inverse_norm1(const Lu<S> &A);
+
 /// Singular values, descending, of a square matrix.
 template <class S> std::vector<double> singular_values(Small<S> A);
 

@@ -146,6 +146,19 @@ template <class T, class Runtime> struct CudaKron {
                             bool columns_first, T *Y);
   static void monarch_multiply(const BlocksView<T> &L, const BlocksView<T> &R,
                                const MatrixView<T> &X, bool permuted, bool transpose, T *Y);
+  /// X = (F_1 x ... x F_P)^-1 B for square factors. LinAlgError where one is singular.
+  static void kron_solve(const std::vector<MatrixView<T>> &factors, const T *B, index columns,
+                         bool columns_first, T *X);
+  static void kron_solve_shifted(const std::vector<std::vector<real_t<T>>> &w,
+                                 const std::vector<MatrixView<T>> &V, real_t<T> shift, const T *B,
+                                 index columns, bool columns_first, T *X);
+  /// M^-1 B, or M^-T B, for square blocks. LinAlgError where one is singular.
+  static void monarch_solve(const BlocksView<T> &L, const BlocksView<T> &R, const MatrixView<T> &B,
+                            bool permuted, bool transpose, T *X);
+  static double monarch_project(const MatrixView<T> &W, index k, index l, bool check_finite, T *L,
+                                T *R);
+  /// A by blocks of m2 x n2, n1 of them side by side: each becomes a row of `out`.
+  static void rearrange(const MatrixView<T> &A, index n1, index m2, index n2, T *out);
 };
 
 /// Fourier transforms on device memory, R float or double. Arrays of lines, contiguous.

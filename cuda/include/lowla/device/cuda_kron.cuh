@@ -232,6 +232,18 @@ template <class T> struct MonarchStage {
   index rows_out() const { return F.count * F.m; }
 };
 
+/// M = P L P^T R, or its transpose, as two stages.
+template <class T>
+std::pair<MonarchStage<T>, MonarchStage<T>>
+monarch_stages(const BlocksView<T> &L, const BlocksView<T> &R, bool permuted, bool transpose) {
+  const RowPlaces blocks_of_R{R.m, 1}, blocks_of_L{1, L.count};
+  const RowPlaces x_of_R = permuted ? RowPlaces{1, R.count} : RowPlaces{R.n, 1};
+  const MonarchStage<T> right{R, x_of_R, blocks_of_R}, left{L, blocks_of_L, blocks_of_L};
+  if (transpose)
+    return {left.transposed(), right.transposed()};
+  return {right, left};
+}
+
 template <class T> bool columns_lie(const MatrixView<T> &X) { return X.cs == 1 || X.n == 1; }
 
 /// Whether both stages can run on slabs of columns in shared memory, and there are many slabs.
@@ -326,13 +338,7 @@ template <class T, class Runtime>
 void CudaKron<T, Runtime>::monarch_multiply(const BlocksView<T> &L, const BlocksView<T> &R,
                                             const MatrixView<T> &X, bool permuted, bool transpose,
                                             T *Y) {
-  using cuda_detail::MonarchStage;
-  using cuda_detail::RowPlaces;
-  const RowPlaces blocks_of_R{R.m, 1}, blocks_of_L{1, L.count};
-  const RowPlaces x_of_R = permuted ? RowPlaces{1, R.count} : RowPlaces{R.n, 1};
-  const MonarchStage<T> right{R, x_of_R, blocks_of_R}, left{L, blocks_of_L, blocks_of_L};
-  const MonarchStage<T> first = transpose ? left.transposed() : right;
-  const MonarchStage<T> second = transpose ? right.transposed() : left;
+  const auto [first, second] = cuda_detail::monarch_stages(L, R, permuted, transpose);
   if (cuda_detail::fits_in_shared<T, Runtime>(first, second, X))
     cuda_detail::run_chain<T, Runtime>(cuda_detail::monarch_chain(first, second, X, Y));
   else

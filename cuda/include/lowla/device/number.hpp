@@ -12,6 +12,9 @@ template <class R> struct Pair {
 template <class R> LOWLA_HD inline Pair<R> operator+(Pair<R> a, Pair<R> b) {
   return {a.re + b.re, a.im + b.im};
 }
+template <class R> LOWLA_HD inline Pair<R> operator-(Pair<R> a, Pair<R> b) {
+  return {a.re - b.re, a.im - b.im};
+}
 template <class R> LOWLA_HD inline Pair<R> operator*(Pair<R> a, Pair<R> b) {
   return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re};
 }
