@@ -35,6 +35,7 @@ template <class Rows> Small<wide_t<typename Rows::Scalar>> wide_sketch(const Row
   const auto spec = [&](index part, index rows) {
     return sketch_spec("sjlt", static_cast<std::uint64_t>(part), d, rows, 4, 1.0);
   };
+  const workspace::OneUse memory; // beside what the solver needs next
   Small<Wide> out(d, n);
   const auto add = [&](const Wide *SA) {
     for (index j = 0; j < n; ++j)
@@ -103,6 +104,7 @@ public:
 
   Small<Wide> sketch(const SketchSpec &spec) override {
     ++this->reads;
+    const workspace::OneUse memory;
     const Buffer<Stored> SA = sketch_of(A_, spec);
     Small<Wide> S(spec.d, this->n);
     for (index j = 0; j < S.cols; ++j)
@@ -124,6 +126,7 @@ public:
 
   Small<Wide> sketched_triangle(const SketchSpec &spec, double damp) override {
     ++this->reads;
+    const workspace::OneUse memory;
     const Buffer<Stored> SA = sketch_of(A_, spec);
     Buffer<T> Sb(spec.d * b_.n);
     sketch_dense(spec, b_, Sb.get());

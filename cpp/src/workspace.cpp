@@ -120,4 +120,11 @@ Scope::~Scope() {
     keep_some(list);
 }
 
+OneUse::~OneUse() {
+  constexpr std::size_t kLeft = std::size_t(1) << 20;
+  FreeList &list = free_list();
+  if (list.depth == 0)
+    list.shrink(kLeft);
+}
+
 } // namespace lowla::workspace

@@ -25,6 +25,15 @@ public:
   Scope &operator=(const Scope &) = delete;
 };
 
+/// Memory for one use: where it ends, outside any Scope, this thread keeps 1 MiB at most.
+class OneUse {
+public:
+  OneUse() = default;
+  ~OneUse();
+  OneUse(const OneUse &) = delete;
+  OneUse &operator=(const OneUse &) = delete;
+};
+
 } // namespace lowla::workspace
 
 namespace lowla {
