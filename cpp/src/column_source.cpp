@@ -1,8 +1,6 @@
 // Dense and CSR matrices as sources of columns and rows (see column_source.hpp).
 #include "lowla/column_source.hpp"
 
-#include "lowla/sketch.hpp"
-
 #include <algorithm>
 #include <numeric>
 
@@ -13,10 +11,6 @@ namespace {
 /// Entries within 2^+- it have squares, and sums of them, far from the ends of the range.
 constexpr int kSafeExponent = 250;
 constexpr index kChunk = 256; ///< rows at a time
-
-SketchSpec sign_spec(index d, index n, index nnz, std::uint64_t key) {
-  return sketch_spec("sjlt", key, d, n, std::min(nnz, d), 1.0);
-}
 
 /// f(i) for every row.
 template <class F> void for_rows(index m, F &&f) {
@@ -125,6 +119,10 @@ private:
 };
 
 } // namespace
+
+SketchSpec sign_spec(index d, index m, index nnz, std::uint64_t key) {
+  return sketch_spec("sjlt", key, d, m, std::min(nnz, d), 1.0);
+}
 
 template <class W> Panel<W> panel_of(MatrixView<W> A) {
   Panel<W> out(A.m, A.n);

@@ -169,6 +169,7 @@ void register_rsvd(py::module_ &m);
 void register_lstsq(py::module_ &m);
 void register_scores(py::module_ &m);
 void register_lp(py::module_ &m);
+void register_cur(py::module_ &m);
 void register_kron(py::module_ &m);
 void register_mfac(py::module_ &m);
 void register_sinkhorn(py::module_ &m);

@@ -715,19 +715,23 @@ def diagonal(M: Matrix) -> Matrix:
 
 def take_columns(M: Matrix, indices: npt.NDArray[np.int64]) -> Any:
     """M[:, indices] as the caller's kind; of SciPy's formats a csr_array with the same entries."""
-    if M.kind == "dense":
-        return M.wrap(M.dense[:, indices])
-    if M.kind == "csr":
-        return _sparse_part(M, scipy_csr(M)[:, indices])
+    with M.current_device():
+        which = placed(indices, M.device)
+        if M.kind == "dense":
+            return M.wrap(M.dense[:, which])
+        if M.kind == "csr":
+            return _sparse_part(M, scipy_csr(M)[:, which])
     return M.wrap(cast(Operator, M.payload).matmat(_unit_vectors(M, 1, indices)))
 
 
 def take_rows(M: Matrix, indices: npt.NDArray[np.int64]) -> Any:
     """M[indices], in the same way."""
-    if M.kind == "dense":
-        return M.wrap(M.dense[indices])
-    if M.kind == "csr":
-        return _sparse_part(M, scipy_csr(M)[indices])
+    with M.current_device():
+        which = placed(indices, M.device)
+        if M.kind == "dense":
+            return M.wrap(M.dense[which])
+        if M.kind == "csr":
+            return _sparse_part(M, scipy_csr(M)[which])
     E = _unit_vectors(M, 0, indices)
     return M.wrap(cast(Operator, M.payload).rmatmat(E).conj().T)
 
@@ -735,6 +739,8 @@ def take_rows(M: Matrix, indices: npt.NDArray[np.int64]) -> Any:
 def _sparse_part(M: Matrix, part: Any) -> Any:
     if M.wrap is not _same:  # a tensor: parts of it are dense
         return M.wrap(part.toarray())
+    if M.device == "cuda":
+        return part
     return importlib.import_module("scipy.sparse").csr_array(part)
 
 

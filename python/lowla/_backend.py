@@ -543,12 +543,6 @@ HOST_ONLY = frozenset(
         "completion_predict",
         "completion_rmse",
         "completion_svd",
-        "cur",
-        "interp_decomp",
-        "pivoted_lu_rows",
-        "pivoted_qr",
-        "qrcp",
-        "two_sided_id",
     }
 )
 

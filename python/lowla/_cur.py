@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 import numpy as np
 
 from lowla import _arrays, _backend, _checks
-from lowla._cur_results import CurInfo, CURResult, IDResult, QRCPResult, TwoSidedIDResult
+from lowla._cur_results import (
+    CurInfo,
+    CURResult,
+    IDResult,
+    QRCPResult,
+    TwoSidedIDResult,
+    host_indices,
+)
 from lowla._errors import ConvergenceWarning
 from lowla._rng import RngLike, philox_key
 
@@ -84,6 +91,8 @@ def qrcp(
         two dimensions or holds NaN or Inf, or an option has no such value.
     TypeError
         If A is not numeric, or an argument has the wrong type.
+    NotImplementedError
+        On the cuda backend, if `tol` is given or A is a linear operator.
 
     Warns
     -----
@@ -121,17 +130,18 @@ def qrcp(
     _checks.choice("sketch", sketch, _SKETCHES)
     key = philox_key(rng)
     name, backend = _backend_for("qrcp", M, error)
+    values: tuple[Array, ...]
     if 0 in M.shape:
-        perm = np.arange(M.shape[1])
-        factors = M.empty(M.shape[0], 0), M.empty(0, M.shape[1])
-        facts = _EMPTY
+        m, n = M.shape
+        values, facts = (M.empty(m, 0), M.empty(0, n), _places(M, n)), _EMPTY
     else:
-        Q, R, perm, facts = backend.qrcp(
-            M.payload, rank or 0, error or 0.0, oversample, sketch, key, check_finite
-        )
-        factors = M.wrap(Q), M.wrap(R)
-    info = _info("qrcp", facts, rank, error, name, start)
-    return QRCPResult((*factors, M.wrap(cast("Array", perm))), info)
+        there = M.for_backend(name)
+        with there.current_device():
+            Q, R, perm, facts = backend.qrcp(
+                there.payload, rank or 0, error or 0.0, oversample, sketch, key, check_finite
+            )
+            values = tuple(there.wrap(cast("Array", a)) for a in (Q, R, perm))
+    return QRCPResult(values, _info("qrcp", facts, rank, error, name, start))
 
 
 def interp_decomp(
@@ -186,6 +196,8 @@ def interp_decomp(
         or Inf.
     TypeError
         If A is not numeric, or an argument has the wrong type.
+    NotImplementedError
+        On the cuda backend, if `eps_or_k` is a tolerance or A is a linear operator.
 
     Warns
     -----
@@ -274,7 +286,7 @@ def row_interp_decomp(
 
     Raises
     ------
-    ValueError, TypeError
+    ValueError, TypeError, NotImplementedError
         As in `interp_decomp`.
 
     Warns
@@ -330,16 +342,17 @@ def _interpolative(
     number, limit = _id_options(method, k, oversample, bound, sketch)
     key = philox_key(rng)
     name, backend = _backend_for("interp_decomp", M, eps)
-    facts: Facts
+    values: tuple[Array, ...]
     if 0 in M.shape:
-        idx, coefficients, facts = np.arange(M.shape[1]), M.empty(0, M.shape[1]), _EMPTY
+        values, facts = (_places(M, M.shape[1]), M.empty(0, M.shape[1])), _EMPTY
     else:
-        idx, proj, facts = backend.interp_decomp(
-            M.payload, k or 0, eps or 0.0, method, number, limit, sketch, key, check_finite
-        )
-        coefficients = M.wrap(proj)
-    info = _info(function, facts, k, eps, name, start, depth=4)
-    return IDResult((M.wrap(cast("Array", idx)), coefficients), info)
+        there = M.for_backend(name)
+        with there.current_device():
+            idx, proj, facts = backend.interp_decomp(
+                there.payload, k or 0, eps or 0.0, method, number, limit, sketch, key, check_finite
+            )
+            values = tuple(there.wrap(cast("Array", a)) for a in (idx, proj))
+    return IDResult(values, _info(function, facts, k, eps, name, start, depth=4))
 
 
 def two_sided_interp_decomp(
@@ -371,7 +384,7 @@ def two_sided_interp_decomp(
 
     Raises
     ------
-    ValueError, TypeError
+    ValueError, TypeError, NotImplementedError
         As in `interp_decomp`.
 
     Warns
@@ -406,14 +419,17 @@ def two_sided_interp_decomp(
     number, limit = _id_options(method, k, oversample, bound, sketch)
     key = philox_key(rng)
     name, backend = _backend_for("two_sided_id", M, eps)
+    values: tuple[Array, ...]
     if 0 in M.shape:
-        none, facts = np.arange(0), _EMPTY
-        values: tuple[object, ...] = (none, none, M.empty(M.shape[0], 0), M.empty(0, M.shape[1]))
+        none, facts = _places(M, 0), _EMPTY
+        values = (none, none, M.empty(M.shape[0], 0), M.empty(0, M.shape[1]))
     else:
-        rows, cols, X, Y, facts = backend.two_sided_id(
-            M.payload, k or 0, eps or 0.0, method, number, limit, sketch, key, check_finite
-        )
-        values = tuple(M.wrap(cast("Array", a)) for a in (rows, cols, X, Y))
+        there = M.for_backend(name)
+        with there.current_device():
+            rows, cols, X, Y, facts = backend.two_sided_id(
+                there.payload, k or 0, eps or 0.0, method, number, limit, sketch, key, check_finite
+            )
+            values = tuple(there.wrap(cast("Array", a)) for a in (rows, cols, X, Y))
     info = _info("two_sided_interp_decomp", facts, k, eps, name, start)
     return TwoSidedIDResult(values, info)
 
@@ -469,6 +485,8 @@ def cur(
         dimensions or holds NaN or Inf, or an option has no such value.
     TypeError
         If A is not numeric, or an argument has the wrong type.
+    NotImplementedError
+        On the cuda backend, if `tol` is given or A is a linear operator.
 
     Warns
     -----
@@ -527,25 +545,27 @@ def cur(
     key = philox_key(rng)
     name, backend = _backend_for("cur", M, error)
     if 0 in M.shape:
-        rows = cols = np.arange(0)
+        rows = cols = _places(M, 0)
         U, facts = M.empty(0, 0), _EMPTY
     else:
-        rows, cols, middle_factor, facts = backend.cur(
-            M.payload,
-            rank or 0,
-            error or 0.0,
-            method,
-            middle,
-            oversample,
-            sketch,
-            key,
-            check_finite,
-        )
-        U = M.wrap(middle_factor)
+        there = M.for_backend(name)
+        with there.current_device():
+            *found, facts = backend.cur(
+                there.payload,
+                rank or 0,
+                error or 0.0,
+                method,
+                middle,
+                oversample,
+                sketch,
+                key,
+                check_finite,
+            )
+            rows, cols, U = (there.wrap(cast("Array", a)) for a in found)
     info = _info("cur", facts, rank, error, name, start)
-    C, R = _arrays.take_columns(M, cols), _arrays.take_rows(M, rows)
-    chosen = cast("tuple[Indices, Indices]", tuple(M.wrap(cast("Array", i)) for i in (rows, cols)))
-    return CURResult((C, U, R), info, chosen)
+    C = _arrays.take_columns(M, host_indices(cols))
+    R = _arrays.take_rows(M, host_indices(rows))
+    return CURResult((C, U, R), info, cast("tuple[Indices, Indices]", (rows, cols)))
 
 
 # --- checks and facts ----------------------------------------------------------------------------
@@ -553,9 +573,14 @@ def cur(
 
 def _backend_for(function: str, M: Matrix, tol: float | None) -> tuple[BackendName, Backend]:
     name, backend = _backend.select_for(function, M.device)
-    if name == "native" and (tol is not None or M.kind == "operator"):
+    if name != "numba" and (tol is not None or M.kind == "operator"):
         return _backend.numba_instead_of(name, f"{function} with a tolerance or of an operator")
     return name, backend
+
+
+def _places(M: Matrix, count: int) -> Array:
+    """The first indices, where M is."""
+    return M.wrap_host(cast("Array", np.arange(count)))
 
 
 def _rank_or_tolerance(

@@ -189,6 +189,8 @@ class SearchInfo:
 
 def host_indices(indices: object) -> Indices:
     """Indices of any array library in main memory."""
+    if hasattr(indices, "cpu"):  # a tensor
+        indices = indices.cpu()
     return np.asarray(_arrays.to_host(indices))
 
 
@@ -254,11 +256,12 @@ class IDResult(_Named[CurInfo]):
     def interp_matrix(self) -> Array:
         """P (k, n) with A ≈ A[:, idx[:k]] @ P; P[:, idx[:k]] is the identity."""
         M = _arrays.dense(self.proj, "proj")
-        idx = host_indices(self.idx)
-        P = M.scratch(self.k, idx.size)
-        P[:, idx[: self.k]] = np.eye(self.k)
-        P[:, idx[self.k :]] = M.dense
-        return M.wrap(P)
+        with M.current_device():
+            idx = _arrays.placed(host_indices(self.idx), M.device)
+            P = M.scratch(self.k, idx.size)
+            P[:, idx[: self.k]] = _arrays.placed(np.eye(self.k), M.device)
+            P[:, idx[self.k :]] = M.dense
+            return M.wrap(P)
 
     def skel(self, A: MatrixLike) -> Any:
         """The columns A[:, idx[:k]]; sparse for sparse A."""
@@ -317,7 +320,7 @@ class TwoSidedIDResult(_Named[CurInfo]):
             shape = (self.X.shape[0], self.Y.shape[1])
             raise ValueError(f"A must have shape {shape}, got {M.shape}")
         C = _arrays.take_columns(M, host_indices(self.cols))
-        block = C[host_indices(self.rows)]
+        block = _arrays.take_rows(_arrays.matrix(C), host_indices(self.rows))
         return cast(Array, block.toarray() if hasattr(block, "toarray") else block)
 
     def toarray(self, A: MatrixLike) -> Array:

@@ -8,6 +8,7 @@
 #include "lowla/core/error.hpp"
 #include "lowla/device/host.hpp"
 #include "lowla/pivoting.hpp"
+#include "lowla/sketch.hpp"
 
 #include <cmath>
 #include <limits>
@@ -32,6 +33,9 @@ template <class W> Panel<W> panel_of(MatrixView<W> A);
 /// P^H
 template <class W> Entries<W> adjoint_entries(const Panel<W> &P);
 
+/// The S of ColumnSource::signs, d x m.
+SketchSpec sign_spec(index d, index m, index nnz, std::uint64_t key);
+
 template <class W> class ColumnSource {
 public:
   virtual ~ColumnSource() = default;
@@ -49,10 +53,11 @@ public:
   /// A 2^exponent, a copy.
   virtual std::unique_ptr<ColumnSource> scaled(int exponent) const = 0;
 
+  /// G A (l x n), G Gaussian and unscaled.
+  virtual Entries<W> gaussian(index l, std::uint64_t key, std::uint32_t stream) const;
+
   /// A itself.
   Entries<W> entries() const;
-  /// G A (l x n), G Gaussian and unscaled.
-  Entries<W> gaussian(index l, std::uint64_t key, std::uint32_t stream) const;
 };
 
 /// Views of T in double precision.

@@ -26,6 +26,7 @@ namespace lowla {
 template <class T> class TallMatrix;
 template <class T> class ScoredMatrix;
 template <class T> class LpMatrix;
+template <class W> class ColumnSource;
 
 template <class T, class Runtime> struct Cuda {
   using Scalar = T;
@@ -119,6 +120,14 @@ template <class T, class Runtime> struct CudaLpRegression {
   static std::unique_ptr<LpMatrix<T>> open(MatrixView<T> A);
   /// As Cuda::csr.
   template <class I> static std::unique_ptr<LpMatrix<T>> open(CsrView<T, I> A, index stored);
+};
+
+/// For decompositions by columns and rows (column_source.hpp).
+template <class T, class Runtime> struct CudaColumns {
+  static std::unique_ptr<ColumnSource<wide_t<T>>> open(MatrixView<T> A);
+  /// As Cuda::csr.
+  template <class I>
+  static std::unique_ptr<ColumnSource<wide_t<T>>> open(CsrView<T, I> A, index stored);
 };
 
 /// The draws that are not floating-point numbers, into device memory.

@@ -41,12 +41,13 @@ CsrStorage<T, I, Runtime> transpose(CsrView<T, I> A, index nnz) {
   return out;
 }
 
-/// out = scale A X, or scale conj(A) X; X by strides, out row-major.
-template <class T, class I, class Runtime>
-void gather(CsrView<T, I> A, bool conjugate, real_t<T> scale, MatrixView<T> X, T *out, index ld) {
+/// out = scale A X, or scale conj(A) X; X by strides and, N being in single precision, widened; out
+/// row-major.
+template <class T, class I, class Runtime, class N = T>
+void gather(CsrView<T, I> A, bool conjugate, real_t<T> scale, MatrixView<N> X, T *out, index ld) {
   Runtime::for_each(A.m * X.n,
-                    functors::Gather<T, I>{A.indptr, A.indices, reals(A.data), conjugate, scale,
-                                           reals(X.data), X.rs, X.cs, X.n, reals(out), ld});
+                    functors::Gather<T, I, N>{A.indptr, A.indices, reals(A.data), conjugate, scale,
+                                              reals(X.data), X.rs, X.cs, X.n, reals(out), ld});
 }
 
 template <class T, class I, class Runtime> class CsrMatrix final : public Cuda<T, Runtime>::Matrix {
@@ -58,8 +59,9 @@ public:
   using Storage = CsrStorage<T, I, Runtime>;
 
   CsrMatrix(CsrView<T, I> A, index nnz)
-      : CsrMatrix(A, nnz, std::make_shared<Storage>(transpose<T, I, Runtime>(A, nnz)), false,
-                  R(1)) {}
+      : CsrMatrix(A, nnz, std::make_shared<Storage>(transpose<T, I, Runtime>(A, nnz))) {}
+  CsrMatrix(CsrView<T, I> A, index nnz, std::shared_ptr<const Storage> transposed)
+      : CsrMatrix(A, nnz, std::move(transposed), false, R(1)) {}
 
   void multiply(const Panel &X, Panel &Y, double *norm2) override {
     const typename Matrix::Read read(*this);

@@ -26,9 +26,29 @@ void multiply_block(const Block<T> &A, const T *X, index ldx, index cols, T *Y, 
                 T(0), Y, ldy);
 }
 
+/// to = scale from, or its conjugate, in double precision, row-major.
+template <class T, class Runtime>
+void copy_wide(MatrixView<T> from, bool conjugate, double scale, wide_t<T> *to, index ld) {
+  Runtime::for_each(from.m * from.n,
+                    functors::CopyWide<T>{reals(from.data), from.rs, from.cs, conjugate, scale,
+                                          reals(to), ld, from.n});
+}
+
+/// A block in double precision and its own order, times `scale`: in `scratch`.
+template <class Runtime, class T>
+Block<wide_t<T>> widened(const Block<T> &block, double scale,
+                         DeviceArray<Runtime, wide_t<T>> &scratch) {
+  const index lines = block.by_columns ? block.cols : block.rows;
+  const index length = block.by_columns ? block.rows : block.cols;
+  copy_wide<T, Runtime>({block.data, lines, length, block.ld, 1, false}, false, scale,
+                        scratch.get(), length);
+  return {scratch.get(), block.rows, block.cols, length, block.by_columns};
+}
+
 /// The stored matrix by blocks of rows, times `scale`.
 template <class T, class Runtime> class DenseRows {
 public:
+  using View = MatrixView<T>;
   using R = real_t<T>;
 
   explicit DenseRows(MatrixView<T> A, R scale = R(1)) : A_(A), scale_(scale) {}
@@ -60,6 +80,11 @@ public:
     }
   }
 
+  /// out = rows first .. first+count-1, row-major.
+  void copy_rows(index first, index count, T *out) const {
+    copy_entries<T, Runtime>(A_.rows(first, count), scale_, out, A_.n, 1);
+  }
+
   double scan(bool &finite) const {
     Reduction<Runtime> reduction;
     reduction.add_largest(A_.data, A_.rs, A_.cs, A_.m, A_.n);
@@ -81,17 +106,49 @@ private:
   }
 };
 
-template <class T, class Runtime>
-class DenseMatrix final : public Cuda<T, Runtime>::Matrix, private DenseRows<T, Runtime> {
+/// The same of a matrix in single precision, in double precision.
+template <class T, class Runtime> class WidenedRows {
+public:
+  using View = MatrixView<T>;
+  using Wide = wide_t<T>;
+
+  WidenedRows(View A, double scale) : A_(A), scale_(scale), rows_(A) {}
+
+  bool mirrored() const { return rows_.mirrored(); }
+
+  template <class F> void for_blocks(index rows, F &&f) const {
+    rows = scratch_rows(std::min(rows, A_.m), A_.n * static_cast<index>(sizeof(Wide)));
+    DeviceArray<Runtime, Wide> scratch(rows * A_.n);
+    rows_.for_blocks(rows, [&](index i, const Block<T> &block) {
+      f(i, widened<Runtime>(block, scale_, scratch));
+    });
+  }
+
+  void copy_rows(index first, index count, Wide *out) const {
+    copy_wide<T, Runtime>(A_.rows(first, count), A_.conjugated, scale_, out, A_.n);
+  }
+
+  double scan(bool &finite) const { return rows_.scan(finite); }
+
+protected:
+  View A_;
+  double scale_;
+
+private:
+  DenseRows<T, Runtime> rows_;
+};
+
+template <class T, class Runtime, class Rows = DenseRows<T, Runtime>>
+class DenseMatrix final : public Cuda<T, Runtime>::Matrix, private Rows {
 public:
   using Device = Cuda<T, Runtime>;
   using R = real_t<T>;
   using Panel = typename Device::Panel;
   using Matrix = typename Device::Matrix;
-  using DenseRows<T, Runtime>::for_blocks;
-  using DenseRows<T, Runtime>::mirrored;
+  using Rows::for_blocks;
+  using Rows::mirrored;
 
-  explicit DenseMatrix(MatrixView<T> A, R scale = R(1)) : DenseRows<T, Runtime>(A, scale) {
+  explicit DenseMatrix(typename Rows::View A, R scale = R(1)) : Rows(A, scale) {
     this->m = A.m;
     this->n = A.n;
   }
@@ -143,7 +200,7 @@ public:
       *norm2 = squares->sum();
   }
 
-  double scan(bool &finite) override { return DenseRows<T, Runtime>::scan(finite); }
+  double scan(bool &finite) override { return Rows::scan(finite); }
 
   void rescale(R factor) override { scale_ = factor; }
 
@@ -160,7 +217,7 @@ public:
     for (index i = 0; i < A_.m; i += rows) {
       CancelScope::poll();
       const index count = std::min(rows, A_.m - i);
-      copy_entries<T, Runtime>(A_.rows(i, count), scale_, rest.get(), A_.n, 1);
+      this->copy_rows(i, count, rest.get());
       Runtime::gemm('C', 'N', A_.n, count, V.cols, T(-1), V.row(0), V.ld, scaled.row(i), scaled.ld,
                     T(1), rest.get(), A_.n);
       squares.add_squares(rest.get(), A_.n, 1, count, A_.n);
@@ -210,8 +267,8 @@ private:
       squares->add_squares(A.data, A.by_columns ? 1 : A.ld, A.by_columns ? A.ld : 1, A.rows, A_.n);
   }
 
-  using DenseRows<T, Runtime>::A_;
-  using DenseRows<T, Runtime>::scale_;
+  using Rows::A_;
+  using Rows::scale_;
 };
 
 } // namespace cuda_detail

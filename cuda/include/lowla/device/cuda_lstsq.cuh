@@ -98,14 +98,6 @@ private:
   DeviceArray<Runtime, Wide> state_;
 };
 
-/// to = scale from, or its conjugate, in double precision, row-major.
-template <class T, class Runtime>
-void copy_wide(MatrixView<T> from, bool conjugate, double scale, wide_t<T> *to, index ld) {
-  Runtime::for_each(from.m * from.n,
-                    functors::CopyWide<T>{reals(from.data), from.rs, from.cs, conjugate, scale,
-                                          reals(to), ld, from.n});
-}
-
 /// A scaled copy, row-major.
 template <class T, class Runtime>
 DeviceArray<Runtime, T> scaled(MatrixView<T> M, real_t<T> factor) {
@@ -369,11 +361,7 @@ private:
   /// The block in double precision and its own order: itself, or widened into `scratch`.
   static Block<Wide> widened(const Block<T> &block, Array<Wide> &scratch) {
     if constexpr (kWidens) {
-      const index lines = block.by_columns ? block.cols : block.rows;
-      const index length = block.by_columns ? block.rows : block.cols;
-      copy_wide<T, Runtime>({block.data, lines, length, block.ld, 1, false}, false, 1.0,
-                            scratch.get(), length);
-      return {scratch.get(), block.rows, block.cols, length, block.by_columns};
+      return cuda_detail::widened<Runtime>(block, 1.0, scratch);
     } else {
       (void)scratch;
       return block;

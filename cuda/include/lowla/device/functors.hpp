@@ -394,6 +394,19 @@ template <class T> struct TakeRows {
   }
 };
 
+/// out(k, i) = A(which[k], i) in double precision, by rows.
+template <class T> struct TakeWide {
+  const real_t<T> *A;
+  index rs, cs;
+  const index *which;
+  index cols;
+  double *out;
+  LOWLA_HD void operator()(index task) const {
+    const index row = which[task / cols], i = task % cols;
+    Entry<wide_t<T>>::store(out, task, Entry<T>::wide(Entry<T>::load(A, row * rs + i * cs)));
+  }
+};
+
 /// Counts what would lead outside the matrix.
 template <class I> struct CsrDefects {
   const I *indptr, *indices;
@@ -409,13 +422,14 @@ template <class I> struct CsrDefects {
   }
 };
 
-/// out(i, c) = sum_k scale a_ik X(k, c): row i of A, column c of X.
-template <class T, class I> struct Gather {
+/// out(i, c) = sum_k scale a_ik X(k, c): row i of A, column c of X; N is T, or T its double
+/// precision.
+template <class T, class I, class N = T> struct Gather {
   const I *indptr, *indices;
   const real_t<T> *data;
   bool conjugate;
   real_t<T> scale;
-  const real_t<T> *X;
+  const real_t<N> *X;
   index x_rs, x_cs, cols;
   real_t<T> *out;
   index out_rs;
@@ -426,7 +440,11 @@ template <class T, class I> struct Gather {
       auto a = scale * Entry<T>::load(data, static_cast<index>(p));
       if (conjugate)
         a = Entry<T>::conjugate(a);
-      sum = sum + a * Entry<T>::load(X, static_cast<index>(indices[p]) * x_rs + c * x_cs);
+      const auto x = Entry<N>::load(X, static_cast<index>(indices[p]) * x_rs + c * x_cs);
+      if constexpr (std::is_same_v<T, N>)
+        sum = sum + a * x;
+      else
+        sum = sum + a * Entry<N>::wide(x);
     }
     Entry<T>::store(out, i * out_rs + c, sum);
   }
@@ -450,7 +468,7 @@ template <class Wide, class I> struct GatherCompensated {
   }
 };
 
-/// Row i of a dense block += row first + i of A.
+/// Row i of a dense block += row first + i of A, or where given its row which[i].
 template <class T, class I> struct AddSparseRow {
   const I *indptr, *indices;
   const real_t<T> *data;
@@ -458,8 +476,10 @@ template <class T, class I> struct AddSparseRow {
   index first;
   real_t<T> *block;
   index ld;
+  const index *which = nullptr;
   LOWLA_HD void operator()(index i) const {
-    for (I p = indptr[first + i]; p < indptr[first + i + 1]; ++p) {
+    const index row = which != nullptr ? which[i] : first + i;
+    for (I p = indptr[row]; p < indptr[row + 1]; ++p) {
       const index at = i * ld + static_cast<index>(indices[p]);
       Entry<T>::store(block, at,
                       Entry<T>::load(block, at) +
