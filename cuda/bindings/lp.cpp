@@ -29,7 +29,6 @@ py::tuple lp_regression(const py::object &A, const py::object &b, double p,
   if (!is_array(b) || !(is_array(A) || py::isinstance<py::tuple>(A)))
     throw py::type_error(std::string("A and b must be arrays of ") + kArrayLibrary);
   const Session session(located(A));
-  ensure_blas();
   const auto solve = [&](auto zero, const auto &view, auto &&open) -> py::tuple {
     using T = decltype(zero);
     check_not_empty(view);

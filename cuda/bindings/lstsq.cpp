@@ -54,7 +54,6 @@ py::tuple lstsq(const py::object &A, const py::object &b, double rcond, const st
   if (!is_array(b))
     throw py::type_error(std::string("b must be an array of ") + kArrayLibrary);
   const Session session(located(A));
-  ensure_blas();
   const ArrayInfo right(b);
   if (py::isinstance<py::tuple>(A)) {
     const CsrParts parts(py::reinterpret_borrow<py::tuple>(A));

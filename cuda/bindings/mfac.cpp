@@ -135,7 +135,6 @@ py::array gram(const py::sequence &shards, index block_size, const py::object &m
 }
 
 py::object factor(py::array_t<double> K, double shift, index head) {
-  ensure_blas();
   const Session session;
   const Stack<double> source = stack_of(K, "K");
   const index blocks = K.shape(0), s = K.shape(1);
@@ -271,7 +270,6 @@ py::tuple trace(const py::object &L, double shift, index width) {
 
 py::dict push(const py::sequence &shards, py::array_t<double> K, const py::object &L, index head,
               index count, index block_size, double damp, const py::sequence &g, bool refactor) {
-  ensure_blas();
   const Session session(first_of(shards));
   const std::vector<Shard> window = views_of(shards);
   std::vector<Shard> newest;
@@ -309,7 +307,6 @@ index offset_of(const ArrayInfo &stack, std::size_t own, index item) {
 }
 
 py::object natural(const py::object &G, const py::object &U, const py::object &S, double damp) {
-  ensure_blas();
   const Session session(G);
   const ArrayInfo g(G), u(U), scale(S);
   if (g.ndim() < 2 || u.ndim() != g.ndim() || scale.ndim() + 1 != g.ndim())

@@ -8,7 +8,6 @@ namespace {
 /// finish(T{}, f(scores)), f without the GIL.
 template <class F, class Finish>
 auto with_scores(const py::object &A, bool check_finite, F &&f, Finish &&finish) {
-  ensure_blas();
   const auto compute = [&](auto zero, auto &&open) {
     using T = decltype(zero);
     return finish(zero, without_gil([&] {

@@ -29,7 +29,7 @@ extern const char *const kArrayLibrary;
 extern const char *const kArrayInterface;
 
 /// For the time of a call: the device that holds `array` (the current one for None) is current, and
-/// work goes to the caller's current stream on it.
+/// work goes to the caller's current stream on it. SciPy's BLAS is loaded.
 class Session {
 public:
   explicit Session(const py::object &array = py::none());
