@@ -30,7 +30,7 @@ class OnGpu(np.lib.mixins.NDArrayOperatorsMixin):
             [held(a) for a in argument] if isinstance(argument, list) else held(argument)
             for argument in arguments
         ]
-        return on_gpu(function(*taken, **options))
+        return on_gpu(function(*taken, **{name: held(a) for name, a in options.items()}))
 
     def __getattr__(self, name):
         value = getattr(self._held, name)
@@ -39,10 +39,10 @@ class OnGpu(np.lib.mixins.NDArrayOperatorsMixin):
         return lambda *arguments, **options: on_gpu(value(*arguments, **options))
 
     def __getitem__(self, key):
-        return on_gpu(self._held[held(key) if isinstance(key, OnGpu | np.ndarray) else key])
+        return on_gpu(self._held[held(key)])
 
     def __setitem__(self, key, value):
-        self._held[key] = held(value)
+        self._held[held(key)] = held(value)
 
     def __len__(self):
         return len(self._held)
@@ -65,6 +65,24 @@ def held(value):
     if isinstance(value, list | tuple):
         return type(value)(held(part) for part in value)
     return value._held if isinstance(value, OnGpu) else value
+
+
+class SparseOnGpu:
+    """A sparse matrix of cupyx.scipy.sparse, as far as its format and parts go."""
+
+    __module__ = "cupyx.scipy.sparse"
+
+    def __init__(self, A):
+        self._held = A
+
+    def __getattr__(self, name):
+        return on_gpu(getattr(self._held, name))
+
+    def tocsr(self):
+        return SparseOnGpu(self._held.tocsr())
+
+    def tocoo(self):
+        return SparseOnGpu(self._held.tocoo())
 
 
 class Gpu(types.ModuleType):
@@ -103,7 +121,10 @@ def install(module, in_main_memory, monkeypatch):
     cupy = types.SimpleNamespace(
         asarray=lambda a: a if isinstance(a, OnGpu) else OnGpu(np.array(a)),
         asnumpy=lambda a: a.get(),
-        zeros=lambda *a: OnGpu(np.zeros(*a)),
+        zeros=lambda *a, **options: OnGpu(np.zeros(*a, **options)),
+        ones=lambda *a, **options: OnGpu(np.ones(*a, **options)),
+        arange=lambda *a: OnGpu(np.arange(*a)),
+        add=np.add,
     )
     monkeypatch.setattr(_arrays, "_cupy", lambda: cupy)
     return cupy

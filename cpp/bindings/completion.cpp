@@ -1,14 +1,11 @@
 // Bindings of matrix completion.
-#include "lowla/completion.hpp"
-
 #include "lowla/core/threads.hpp"
 
-#include "request.hpp"
+#include "completion_request.hpp"
 
 namespace lowla::bindings {
 namespace {
 
-using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
 using Places = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>;
 
 /// The caller's entries by rows, indices in 32 bits; a copy where they are stored otherwise.
@@ -67,16 +64,6 @@ template <class F> auto with_observations(const py::tuple &M, const py::object &
   throw py::type_error("M must be float32 or float64");
 }
 
-Factor factor_from(const Doubles &X, index rows) {
-  if (X.ndim() != 2 || X.shape(0) != rows)
-    throw ValueError("a factor must have a row for each row or column of M");
-  Factor out(X.shape(0), X.shape(1));
-  out.zero();
-  for (index i = 0; i < out.rows; ++i)
-    std::copy(X.data(i, 0), X.data(i, 0) + out.cols, out.row(i));
-  return out;
-}
-
 template <class S> py::array_t<S> columns_of(const Factor &X, index columns) {
   py::array_t<S> out({X.rows, columns});
   S *to = out.mutable_data();
@@ -95,57 +82,21 @@ template <class S> py::object bias_of(const Factor &X, index k) {
   return out;
 }
 
-py::dict to_dict(const CompletionFacts &facts) {
-  py::dict out;
-  out["rmse"] = facts.rmse;
-  out["relative_residual"] = facts.relative_residual;
-  out["sweeps"] = facts.history.size();
-  out["history"] = vector_of<double>(facts.history).attr("tolist")();
-  out["converged"] = facts.converged;
-  out["solver"] = facts.solver;
-  out["rank"] = facts.rank;
-  out["rows_undetermined"] = facts.rows_undetermined;
-  out["cols_undetermined"] = facts.cols_undetermined;
-  out["components"] = facts.components;
-  return out;
-}
-
 py::tuple solve(const py::tuple &M, const py::object &weights, index k, const std::string &method,
                 const std::string &loss, const std::string &solver, bool bias, bool nonnegative,
                 double reg, index n_iter, double tol, const std::string &init, const py::object &U0,
                 const py::object &V0, std::uint64_t key, bool check_finite,
                 const py::object &monitor) {
-  CompletionRequest request;
-  request.k = k;
-  request.scaled_gd = method == "scaled_gd";
-  request.robust = loss == "l1";
-  request.bias = bias;
-  request.nonnegative = nonnegative;
-  request.solver = solver;
-  request.reg = reg;
-  request.tol = tol;
-  request.n_iter = n_iter;
-  request.random_start = init == "random";
-  request.key = key;
-  request.check_finite = check_finite;
-  request.monitor = make_monitor(monitor);
+  const CompletionRequest request =
+      completion_request(k, method, loss, solver, bias, nonnegative, reg, n_iter, tol, init, key,
+                         check_finite, monitor);
   return with_observations(M, weights, [&](const auto &view) -> py::tuple {
     using S = std::decay_t<decltype(*view.values)>;
-    if (k < 1 || k > std::min(view.m, view.n))
-      throw ValueError("k must be in 1..min(M.shape)");
-    if (view.nnz() == 0)
-      throw ValueError("M must have observed entries");
+    check_completion(request, view.m, view.n, view.nnz());
     ensure_blas();
-    Factor U, V;
-    const bool given = !U0.is_none() && !V0.is_none();
-    if (given) {
-      U = factor_from(py::cast<Doubles>(U0), view.m);
-      V = factor_from(py::cast<Doubles>(V0), view.n);
-      if (U.cols != V.cols || U.cols != k + (bias ? 1 : 0))
-        throw ValueError("U0 and V0 must have k columns, and one more with bias");
-    }
-    const Completion r = without_gil(
-        [&] { return complete(view, request, given ? &U : nullptr, given ? &V : nullptr); });
+    const GivenFactors given(U0, V0, view.m, view.n, request);
+    const Completion r =
+        without_gil([&] { return complete(view, request, given.left(), given.right()); });
     return py::make_tuple(columns_of<S>(r.U, k), columns_of<S>(r.V, k), r.mean, bias_of<S>(r.U, k),
                           bias_of<S>(r.V, k), to_dict(r.facts));
   });

@@ -42,10 +42,6 @@ constexpr double kDead = 1e-150;
 
 constexpr index kFactorRows = 1 << 10;
 
-template <class S> double weight_of(const Observations<S> &o, index t) {
-  return o.weights == nullptr ? 1.0 : o.weights[t];
-}
-
 double squared_norm(const Factor &X, index columns) {
   double total = 0;
   for (index i = 0; i < X.rows; ++i) {
@@ -88,7 +84,7 @@ void scale_columns(Factor &X, const Numbers &d) {
 /// What the other factor's rows are regressed on, and what to subtract from the values.
 class Design {
 public:
-  template <class S> Design(const Fit<S> &fit, const Factor &fixed) : fixed_(&fixed) {
+  Design(const Fit &fit, const Factor &fixed) : fixed_(&fixed) {
     if (!fit.bias)
       return;
     own_ = Device::copy(fixed);
@@ -103,7 +99,7 @@ public:
   Design &operator=(const Design &) = delete;
 
   const Factor &F() const { return *fixed_; }
-  const double *offset() const { return offsets_.empty() ? nullptr : offsets_.data(); }
+  Regressors regressors() const { return {*fixed_, offsets_.empty() ? nullptr : offsets_.data()}; }
   /// F diag(1 / d) from here on.
   void divide_columns(const Numbers &d) {
     if (fixed_ != &own_)
@@ -140,9 +136,9 @@ struct Ridge {
 };
 
 /// The sweeps over a fit.
-template <class S> class Sweeps {
+class Sweeps {
 public:
-  explicit Sweeps(Fit<S> &fit) : fit_(fit) {}
+  explicit Sweeps(Fit &fit) : fit_(fit) {}
 
   /// U diag(s)^(1/2), V diag(s)^(1/2) of the product's decomposition, to rounding of s; s. Of
   /// nonnegative factors, which stay as they are, the norms of the k terms.
@@ -190,8 +186,8 @@ public:
   /// V, then U; the change of the matrix relative to its norm. With delta > 0 weights w / max(|r|,
   /// delta), renewed before each half, in place of w.
   double sweep(const Ridge &ridge, double delta) {
-    double change = half(fit_.cols, fit_.U, fit_.V, ridge, delta);
-    change += half(fit_.rows, fit_.V, fit_.U, ridge, delta);
+    double change = half(fit_.M.cols(), fit_.U, fit_.V, ridge, delta);
+    change += half(fit_.M.rows(), fit_.V, fit_.U, ridge, delta);
     return change / norm_of_matrix();
   }
 
@@ -201,7 +197,8 @@ public:
                      static_cast<double>(fit_.V.rows));
   }
   double median_residual() const {
-    return median(magnitudes(residuals_of(fit_.rows, fit_.V, fit_.U)));
+    const Design design(fit_, fit_.V);
+    return median(magnitudes(fit_.M.rows().residuals(design.regressors(), fit_.U)));
   }
 
 private:
@@ -219,26 +216,20 @@ private:
       diagonal_[a] = std::sqrt(std::max({s[a], kEps * s.front(), kDead}));
   }
 
-  double half(const Observations<S> &side, Factor &fixed, Factor &moving, const Ridge &ridge,
+  double half(const ObservedRows &side, Factor &fixed, Factor &moving, const Ridge &ridge,
               double delta) {
     Numbers lam = ridge.of(rebalance(fixed, moving));
     if (fit_.bias)
       lam.push_back(*std::min_element(lam.begin(), lam.end()));
     if (!(delta > 0))
       return regress(side, fixed, moving, lam);
-    Numbers weights = residuals_of(side, fixed, moving);
-    for_spans(0, side.nnz(), kFactorRows, [&](index first, index last) {
-      for (index t = first; t < last; ++t)
-        weights[at(t)] = weight_of(side, t) / std::max(std::fabs(weights[at(t)]), delta);
-    });
-    Observations<S> weighted = side;
-    weighted.weights = weights.data();
-    return regress(weighted, fixed, moving, lam);
+    const auto weighted = side.reweighted(Design(fit_, fixed).regressors(), moving, delta);
+    return regress(*weighted, fixed, moving, lam);
   }
 
   /// Regresses the moving factor on the fixed one; the Frobenius norm of the change. lam: a ridge
   /// for each column; columns are scaled to have a single one.
-  double regress(const Observations<S> &side, const Factor &fixed, Factor &moving,
+  double regress(const ObservedRows &side, const Factor &fixed, Factor &moving,
                  const Numbers &lam) {
     Design design(fit_, fixed);
     const double largest = *std::max_element(lam.begin(), lam.end());
@@ -251,14 +242,14 @@ private:
       scale_columns(moving, scale);
     }
     const Factor before = Device::copy(moving);
-    const RowProblem<S> problem{side, design.offset(), design.F()};
+    const Regressors on = design.regressors();
     if (fit_.solver == "nonnegative") {
-      nonnegative_rows(problem, largest, moving);
+      side.nonnegative(on, largest, moving);
       fit_.squares = 0; // to be measured
     } else if (fit_.solver == "exact") {
-      fit_.squares = exact_rows(problem, largest, moving);
+      fit_.squares = side.exact(on, largest, moving);
     } else {
-      fit_.squares = cg_rows(problem, largest, kCgSteps, moving);
+      fit_.squares = side.cg(on, largest, kCgSteps, moving);
     }
     const double change = product_norm(difference(moving, before), design.F());
     if (scaled) {
@@ -269,40 +260,30 @@ private:
     return change;
   }
 
-  /// y - f_j . u_i of every entry.
-  Numbers residuals_of(const Observations<S> &side, const Factor &fixed,
-                       const Factor &moving) const {
-    const Design design(fit_, fixed);
-    Numbers out(at(side.nnz()));
-    residuals(RowProblem<S>{side, design.offset(), design.F()}, moving, out.data());
-    return out;
-  }
-
-  Fit<S> &fit_;
+  Fit &fit_;
   Numbers diagonal_;
 };
 
 /// G: the mean trace of a row's Gram matrix, for balanced factors.
-template <class S> double gram_trace(const Fit<S> &fit) {
+double gram_trace(const Fit &fit) {
   const double sampled =
       fit.weight / (static_cast<double>(fit.U.rows) * static_cast<double>(fit.V.rows));
   return sampled * std::sqrt(squared_norm(fit.U, fit.k) * squared_norm(fit.V, fit.k));
 }
 
 /// The factor by which the ridge may fall in a sweep: by observations per degree of freedom.
-template <class S> double slowest_decay(const Fit<S> &fit) {
+double slowest_decay(const Fit &fit) {
   if (fit.random)
     return kSlowestRandom;
   const double freedom =
       static_cast<double>(fit.k) * static_cast<double>(fit.U.rows + fit.V.rows - fit.k);
-  return std::clamp(kScarce * freedom / static_cast<double>(fit.rows.nnz()), kFastest, kSlowest);
+  return std::clamp(kScarce * freedom / static_cast<double>(fit.M.nnz), kFastest, kSlowest);
 }
 
 /// The ridge 0.1 G rel^2 for squared residuals, as far as it may fall in a sweep.
 class Continuation {
 public:
-  template <class S>
-  Continuation(const Fit<S> &fit, double reg, double relative, double enough)
+  Continuation(const Fit &fit, double reg, double relative, double enough)
       : reg_(reg), gram_trace_(gram_trace(fit)), enough_(enough), slowest_(slowest_decay(fit)),
         last_(std::min(relative, 1.0)), lam_(kContinuation * gram_trace_ * last_ * last_) {}
 
@@ -398,43 +379,24 @@ std::vector<double> balance(Factor &U, Factor &V, index k) {
   return f.s;
 }
 
-double median(std::vector<double> values) {
-  if (values.empty())
-    return 0;
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  if (values.size() % 2 == 1)
-    return *middle;
-  return 0.5 * (*middle + *std::max_element(values.begin(), middle));
-}
-
-std::vector<double> magnitudes(std::vector<double> values) {
-  for (double &x : values)
-    x = std::fabs(x);
-  return values;
-}
-
-template <class S> void Fit<S>::begin() {
-  weight = norm2 = 0;
-  for (index t = 0; t < rows.nnz(); ++t) {
-    const double w = weight_of(rows, t), y = static_cast<double>(rows.values[t]) - mean;
-    weight += w;
-    norm2 += w * y * y;
-  }
+void Fit::begin() {
+  const EntrySums sums = M.sums(mean);
+  weight = sums.weight;
+  norm2 = sums.squares;
   if (norm2 == 0)
     norm2 = 1.0; // all zero: fitted by zero
 }
 
-template <class S> double Fit<S>::relative_residual() const {
+double Fit::relative_residual() const {
   const Design design(*this, V);
-  return std::sqrt(residual2(RowProblem<S>{rows, design.offset(), design.F()}, U) / norm2);
+  return std::sqrt(M.rows().residual2(design.regressors(), U) / norm2);
 }
 
-template <class S> double Fit<S>::left_over() const {
+double Fit::left_over() const {
   return squares > kMeasured * norm2 ? std::sqrt(squares / norm2) : relative_residual();
 }
 
-template <class S> void Fit<S>::note(double relative) {
+void Fit::note(double relative) {
   const double rmse = relative * std::sqrt(norm2 / weight);
   history.push_back(rmse);
   CancelScope::poll();
@@ -442,8 +404,8 @@ template <class S> void Fit<S>::note(double relative) {
     throw Stopped();
 }
 
-template <class S> bool alternate(Fit<S> &fit, double reg, index n_iter, double tol) {
-  Sweeps<S> sweeps(fit);
+bool alternate(Fit &fit, double reg, index n_iter, double tol) {
+  Sweeps sweeps(fit);
   Continuation continuation(fit, reg, fit.relative_residual(), kEnough * tol);
   for (index i = 0; i < n_iter; ++i) {
     const double change = sweeps.sweep(continuation.ridge(), 0.0);
@@ -458,12 +420,11 @@ template <class S> bool alternate(Fit<S> &fit, double reg, index n_iter, double 
 
 /// The ridge of small singular values is twice the spectral norm that random signs at the observed
 /// entries have: outliers cannot hold a direction against it.
-template <class S> bool alternate_robust(Fit<S> &fit, double reg, index n_iter, double tol) {
-  Sweeps<S> sweeps(fit);
-  const index nnz = fit.rows.nnz();
-  Numbers sizes(at(nnz));
-  for (index t = 0; t < nnz; ++t)
-    sizes[at(t)] = std::fabs(static_cast<double>(fit.rows.values[t]) - fit.mean);
+bool alternate_robust(Fit &fit, double reg, index n_iter, double tol) {
+  Sweeps sweeps(fit);
+  Numbers sizes = fit.M.values();
+  for (double &y : sizes)
+    y = std::fabs(y - fit.mean);
   double size = median(sizes);
   if (size == 0)
     size = *std::max_element(sizes.begin(), sizes.end());
@@ -489,18 +450,18 @@ template <class S> bool alternate_robust(Fit<S> &fit, double reg, index n_iter, 
   return false;
 }
 
-template <class S> bool descend_scaled(Fit<S> &fit, double reg, index n_iter, double tol) {
+bool descend_scaled(Fit &fit, double reg, index n_iter, double tol) {
   const double rate =
       fit.weight / (static_cast<double>(fit.U.rows) * static_cast<double>(fit.V.rows));
   const auto objective = [&] {
-    const double loss = residual2(RowProblem<S>{fit.rows, nullptr, fit.V}, fit.U);
+    const double loss = fit.M.rows().residual2({fit.V, nullptr}, fit.U);
     return 0.5 * loss + 0.5 * reg * (squared_norm(fit.U, fit.k) + squared_norm(fit.V, fit.k));
   };
-  const Sweeps<S> sweeps(fit);
+  const Sweeps sweeps(fit);
   double step = kStep, best = objective();
   for (index i = 0; i < n_iter; ++i) {
-    Factor to_U = gradient_rows(RowProblem<S>{fit.rows, nullptr, fit.V}, fit.U);
-    Factor to_V = gradient_rows(RowProblem<S>{fit.cols, nullptr, fit.U}, fit.V);
+    Factor to_U = fit.M.rows().gradient({fit.V, nullptr}, fit.U);
+    Factor to_V = fit.M.cols().gradient({fit.U, nullptr}, fit.V);
     subtract_scaled(to_U, reg, fit.U);
     subtract_scaled(to_V, reg, fit.V);
     solve_gram(fit.V, reg / rate, 1.0 / rate, to_U);
@@ -529,13 +490,5 @@ template <class S> bool descend_scaled(Fit<S> &fit, double reg, index n_iter, do
   }
   return false;
 }
-
-#define LOWLA_INSTANTIATE(S)                                                                       \
-  template struct Fit<S>;                                                                          \
-  template bool alternate(Fit<S> &, double, index, double);                                        \
-  template bool alternate_robust(Fit<S> &, double, index, double);                                 \
-  template bool descend_scaled(Fit<S> &, double, index, double);
-LOWLA_INSTANTIATE(float)
-LOWLA_INSTANTIATE(double)
 
 } // namespace lowla

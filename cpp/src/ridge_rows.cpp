@@ -7,30 +7,19 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 namespace lowla {
 
+using namespace regression;
 using rows::scratch;
 using threads::parallel_for;
 
 namespace {
 
-constexpr double kEps = std::numeric_limits<double>::epsilon();
 /// Entries of a tile whose Gram matrix is summed: in the first-level cache for usual k.
 constexpr index kGramEntries = 64;
 /// Numbers of a tile that several products with one row's entries share: in the second-level cache.
 constexpr index kTileNumbers = 1 << 16;
-/// Taken off again by the refinement of `solve`; keeps singular systems apart from zero pivots.
-constexpr double kFloor = 16 * kEps;
-/// Entries of a row up to which the dual's matrix takes less work than steps of conjugate
-/// gradients.
-constexpr index kDualEntries = 16;
-/// Coordinate descent: cycles at most, and the change of a coordinate, relative to the largest, at
-/// which it ends.
-constexpr index kCycles = 200;
-constexpr double kDescentAccuracy = 1e-14;
-
 index padded(index k) {
   return (k + simd::kTilePad) / simd::kTilePad * simd::kTilePad; // more than k
 }

@@ -168,6 +168,7 @@ void register_sketch(py::module_ &m);
 void register_rsvd(py::module_ &m);
 void register_lstsq(py::module_ &m);
 void register_scores(py::module_ &m);
+void register_completion(py::module_ &m);
 void register_lp(py::module_ &m);
 void register_cur(py::module_ &m);
 void register_kron(py::module_ &m);

@@ -25,6 +25,7 @@ PYBIND11_MODULE(LOWLA_MODULE, m, pybind11::mod_gil_not_used()) {
   bindings::gpu::register_rsvd(m);
   bindings::gpu::register_lstsq(m);
   bindings::gpu::register_scores(m);
+  bindings::gpu::register_completion(m);
   bindings::gpu::register_lp(m);
   bindings::gpu::register_cur(m);
   bindings::gpu::register_kron(m);

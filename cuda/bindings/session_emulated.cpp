@@ -21,10 +21,13 @@ py::dict features() {
   return out;
 }
 
+void register_rows(py::module_ &m);
+
 void prepare(py::module_ &m) {
   m.doc() = "The CUDA backend of lowla, emulated on the CPU for its tests.";
   // Whether a write behind the end of device memory was seen on this thread.
   m.def("overrun", [] { return EmulatedRuntime::overrun(); });
+  register_rows(m);
 }
 
 } // namespace lowla::bindings::gpu

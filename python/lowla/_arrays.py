@@ -649,6 +649,19 @@ def to_host(a: Any) -> Array:
     return cast(Array, a.get() if hasattr(a, "get") else a)
 
 
+def in_main_memory(a: Any) -> Any:
+    """A CuPy array or a tensor in main memory; anything else as it is."""
+    roots = _roots(a)
+    if "cupy" in roots:
+        return a.get()
+    return a.cpu() if "torch" in roots else a
+
+
+def library(a: Any) -> Any:
+    """NumPy or CuPy, whichever made a payload."""
+    return np if isinstance(a, np.ndarray) else _cupy()
+
+
 def placed(a: Any, device: Device) -> Any:
     """An array in main memory, on `device`."""
     return a if device == "host" else _cupy().asarray(a)

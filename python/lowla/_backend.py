@@ -515,7 +515,7 @@ def _direct() -> Direct | None:
     return None if module is None else cast(Direct, module._direct)
 
 
-# Functions that so far the compiled modules may lack, and those that only the CUDA module may.
+# Functions that so far the compiled modules may lack.
 NUMBA_ONLY = frozenset(
     {
         "cr_select",
@@ -534,15 +534,6 @@ NUMBA_ONLY = frozenset(
         "nearest_kron",
         "nystrom_columns",
         "soft_impute",
-    }
-)
-HOST_ONLY = frozenset(
-    {
-        "complete",
-        "completion_holdout",
-        "completion_predict",
-        "completion_rmse",
-        "completion_svd",
     }
 )
 
@@ -568,9 +559,7 @@ def select_held(function: str, device: Device) -> tuple[BackendName, Backend]:
 
 def lacks(name: BackendName, function: str) -> bool:
     """Whether the backend may do without that function so far."""
-    return name != "numba" and (
-        function in NUMBA_ONLY or (name == "cuda" and function in HOST_ONLY)
-    )
+    return name != "numba" and function in NUMBA_ONLY
 
 
 def numba_instead_of(name: BackendName, what: str) -> tuple[BackendName, Backend]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 import numpy as np
 
 from lowla import _arrays, _checks
+from lowla._arrays import to_host
 from lowla._call import Call
 from lowla._completion_result import CompletionResult, Model
 from lowla._observations import Observable, Observations, observations
@@ -21,7 +22,7 @@ from lowla._results import CompletionInfo
 from lowla._rng import RngLike, philox_key
 
 if TYPE_CHECKING:
-    from lowla._arrays import ArrayLike
+    from lowla._arrays import ArrayLike, Csr
     from lowla._backend import Facts
     from lowla._results import Array
 
@@ -69,7 +70,7 @@ def complete(
     Parameters
     ----------
     M : (m, n) sparse matrix, array or masked array
-        `scipy.sparse`: every stored entry is observed, stored zeros too. A float array: NaN is
+        A sparse matrix: every stored entry is observed, stored zeros too. A float array: NaN is
         missing. A masked array: the masked entries are missing. Real; float32 and float64 are
         kept, other numbers become float64.
     k : int or "auto"
@@ -129,8 +130,6 @@ def complete(
         contradict each other.
     TypeError
         If M is not a real matrix, or an option has the wrong type.
-    NotImplementedError
-        If M is on the GPU.
 
     Warns
     -----
@@ -289,7 +288,9 @@ class _CompletionCall(Call[CompletionInfo]):
         self, function: str, found: Observations, k: int, key: int, options: _Options
     ) -> None:
         super().__init__(function, found.like, options.callback, options.progress)
-        self._found, self._k, self._key, self._options = found, k, key, options
+        self._given = found.like
+        self._found = found.on(self.M.device)
+        self._k, self._key, self._options = k, key, options
 
     def start(self, init: object, k: int) -> _Start:
         """The start that `init` asks for."""
@@ -340,8 +341,19 @@ class _CompletionCall(Call[CompletionInfo]):
         error = math.nan
         if held is not None:
             error = self.backend.completion_rmse(held.csr, held.weights, *factors)
-        model = Model(*factors, fitted.csr, self.M.wrap)
-        return _Fit(model, facts, k, error)
+        return _Fit(self._model(factors, fitted.csr), facts, k, error)
+
+    def _model(
+        self, factors: tuple[Array, Array, float, Array | None, Array | None], observed: Csr
+    ) -> Model:
+        """What the backend made, where the caller's matrix is."""
+        if self.M.device != self._given.device:
+            U, V, mean, row_bias, col_bias = factors
+            factors = (to_host(U), to_host(V), mean, to_host(row_bias), to_host(col_bias))
+            indptr, indices, values, shape = observed
+            pattern = _arrays.in_main_memory(indptr), _arrays.in_main_memory(indices)
+            observed = (*pattern, to_host(values), shape)
+        return Model(*factors, observed, self._given.wrap, self._given.device)
 
     def search(self, part: float) -> _Fit:
         """The rank with the least held-out error, and the factors of that rank."""
@@ -378,7 +390,7 @@ class _CompletionCall(Call[CompletionInfo]):
                 f"stopped after {info.sweeps} sweeps at a relative residual of "
                 f"{info.relative_residual:.1e}, asked was a change below tol={info.tol:g}"
             )
-        factors = self.M.wrap(fit.model.U), self.M.wrap(fit.model.V)
+        factors = fit.model.wrap(fit.model.U), fit.model.wrap(fit.model.V)
         return CompletionResult(factors, info, fit.model)
 
     def _info(self, fit: _Fit) -> CompletionInfo:
@@ -461,9 +473,9 @@ def _factor(name: str, value: ArrayLike, shape: tuple[int, int]) -> Array:
     if taken.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {taken.shape}")
     _arrays.require_finite(taken, name)
-    return np.asarray(_arrays.to_host(taken.dense), dtype=np.float64)
+    return np.asarray(to_host(taken.dense), dtype=np.float64)
 
 
 def _widened(U: Array, bias: Array | None) -> Array:
-    column = np.zeros(len(U)) if bias is None else np.asarray(bias, dtype=np.float64)
+    column = np.zeros(len(U)) if bias is None else np.asarray(to_host(bias), dtype=np.float64)
     return np.hstack([U, column[:, None]])

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from lowla import _backend, _checks
+from lowla import _arrays, _backend, _checks
 from lowla._results import Array, CompletionInfo, RsvdInfo, SVDResult, _Named
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from lowla._arrays import Csr
+    from lowla._backend import Device
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,24 @@ class Model:
     col_bias: Array | None
     observed: Csr
     wrap: Callable[[Array], Array]
+    device: Device = "host"
+
+    def current_device(self) -> AbstractContextManager[object]:
+        """Makes the GPU that holds the factors the current one."""
+        if self.device == "host":
+            return nullcontext()
+        return cast("AbstractContextManager[object]", cast(Any, self.U).device)
 
     def predict(self, rows: npt.NDArray[np.int64], cols: npt.NDArray[np.int64]) -> Array:
-        _, backend = _backend.select_for("completion_predict", "host")
-        return backend.completion_predict(
-            self.U, self.V, self.mean, self.row_bias, self.col_bias, rows, cols
-        )
+        """The entries at the places that indices in main memory broadcast to."""
+        _, backend = _backend.select_held("completion_predict", self.device)
+        with self.current_device():
+            there = (_arrays.placed(index, self.device) for index in (rows, cols))
+            i, j = np.broadcast_arrays(*there)
+            found = backend.completion_predict(
+                self.U, self.V, self.mean, self.row_bias, self.col_bias, i.ravel(), j.ravel()
+            )
+            return found.reshape(i.shape)
 
 
 class CompletionResult(_Named[CompletionInfo]):
@@ -105,9 +119,8 @@ class CompletionResult(_Named[CompletionInfo]):
             If the indices are not integers, or do not broadcast.
         """
         m, n = len(self._model.U), len(self._model.V)
-        i, j = np.broadcast_arrays(_indices("rows", rows, m), _indices("cols", cols, n))
-        found = self._model.predict(i.ravel(), j.ravel())
-        return self._model.wrap(found.reshape(i.shape))
+        found = self._model.predict(_indices("rows", rows, m), _indices("cols", cols, n))
+        return self._model.wrap(found)
 
     def toarray(self) -> Array:
         """All entries, (m, n)."""
@@ -122,8 +135,9 @@ class CompletionResult(_Named[CompletionInfo]):
         SVDResult
             `U` (m, k), `S` (k,), `Vh` (k, n).
         """
-        name, backend = _backend.select_for("completion_svd", "host")
-        U, S, Vh = backend.completion_svd(self._model.U, self._model.V)
+        name, backend = _backend.select_held("completion_svd", self._model.device)
+        with self._model.current_device():
+            U, S, Vh = backend.completion_svd(self._model.U, self._model.V)
         k = len(S)
         info = RsvdInfo(
             k=k,
@@ -157,7 +171,7 @@ class CompletionResult(_Named[CompletionInfo]):
 
         Returns
         -------
-        cols : (n,) int64 array
+        cols : (n,) int64 NumPy array
         scores : (n,) array
 
         Raises
@@ -173,14 +187,16 @@ class CompletionResult(_Named[CompletionInfo]):
         if exclude_observed:
             indptr, indices, _, _ = self._model.observed
             seen = indices[int(indptr[i]) : int(indptr[i + 1])]
-            cols = np.delete(cols, seen)
-        scores = self._model.predict(np.full(len(cols), i), cols)
+            cols = np.delete(cols, _arrays.in_main_memory(seen))
+        scores = _arrays.to_host(self._model.predict(np.array(i), cols))
         best = np.argsort(-scores, kind="stable")[:count]
-        return cols[best], self._model.wrap(scores[best])
+        with self._model.current_device():
+            found = _arrays.placed(scores[best], self._model.device)
+        return cols[best], self._model.wrap(found)
 
 
 def _indices(name: str, value: npt.ArrayLike, size: int) -> npt.NDArray[np.int64]:
-    given = np.asarray(value)
+    given = np.asarray(_arrays.in_main_memory(value))
     if given.size and given.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, got dtype {given.dtype}")
     bad = (given < 0) | (given >= size)

@@ -1,8 +1,8 @@
 """Intake of partly observed matrices: every kind as CSR without duplicates, weights beside it.
 
-Observed are the stored entries of a `scipy.sparse` matrix (stored zeros too), the entries of a
-dense array that are not NaN, and the unmasked ones of a masked array. Entries of weight 0 are not.
-CSR with ascending indices is not copied.
+Observed are the stored entries of a sparse matrix (stored zeros too), the entries of a dense array
+that are not NaN, and the unmasked ones of a masked array. Entries of weight 0 are not. CSR with
+ascending indices is not copied. What is on the GPU stays there.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from lowla import _arrays, _backend
+from lowla import _arrays
 
 if TYPE_CHECKING:
     from lowla._arrays import ArrayLike, Csr, Matrix, SupportsToCsr
+    from lowla._backend import Device
     from lowla._results import Array
 
 Observable: TypeAlias = "ArrayLike | SupportsToCsr"
@@ -38,10 +39,20 @@ class Observations:
     def part(self, kept: npt.NDArray[np.bool_]) -> Observations:
         """Some of the entries."""
         indptr, indices, values, shape = self.csr
-        counts = np.concatenate([[0], np.cumsum(kept, dtype=np.int64)])
-        csr = (counts[indptr], indices[kept], values[kept], shape)
+        csr = (_starts(kept)[indptr], indices[kept], values[kept], shape)
         weights = None if self.weights is None else self.weights[kept]
         return Observations(csr, weights, self.like)
+
+    def on(self, device: Device) -> Observations:
+        """The same entries for a backend that computes on `device`."""
+        if device == self.like.device:
+            return self
+        indptr, indices, values, shape = self.csr
+        indptr, indices, values = (
+            _arrays.placed(part, device) for part in (indptr, indices, values)
+        )
+        weights = None if self.weights is None else _arrays.placed(self.weights, device)
+        return Observations((indptr, indices, values, shape), weights, self.like)
 
 
 def observations(
@@ -49,13 +60,14 @@ def observations(
 ) -> Observations:
     """The observed entries of M.
 
-    Raises TypeError for what is no real matrix in main memory, ValueError where entries contradict
+    Raises TypeError for what is no real matrix, ValueError where entries contradict
     each other, there is none, or the weights do not fit.
     """
     taken, csr = _taken(M, "M", duplicates, check_finite)
     found = Observations(csr, None, taken)
     if weights is not None:
-        found = _weighted(found, weights)
+        with taken.current_device():
+            found = _weighted(found, weights)
     if not len(found.csr[1]):
         positive = "" if weights is None else " of positive weight"
         raise ValueError(f"M must have at least one observed entry{positive}, got none")
@@ -73,13 +85,13 @@ def _taken(M: Any, name: str, duplicates: str, check_finite: bool) -> tuple[Matr
     if hasattr(M, "format") and callable(getattr(M, "tocoo", None)):
         return _sparse(M, name, duplicates)
     taken = _real(_arrays.matrix(M, name, operator=False), name)
-    _backend.select_for("complete", taken.device)
-    if taken.kind == "csr":
-        return taken, _canonical(taken.csr, name, duplicates)
-    A = taken.dense
-    if check_finite and np.isinf(A).any():
-        raise ValueError(f"{name} contains Inf")
-    return taken, _unmasked(A, ~np.isnan(A))
+    with taken.current_device():
+        if taken.kind == "csr":
+            return taken, _canonical(taken.csr, name, duplicates)
+        A = taken.dense
+        if check_finite and np.isinf(A).any():
+            raise ValueError(f"{name} contains Inf")
+        return taken, _unmasked(A, ~np.isnan(A))
 
 
 def _real(taken: Matrix, name: str) -> Matrix:
@@ -90,8 +102,23 @@ def _real(taken: Matrix, name: str) -> Matrix:
 
 def _unmasked(A: Array, observed: npt.NDArray[np.bool_]) -> Csr:
     m, n = A.shape
-    indptr = np.concatenate([[0], np.cumsum(observed.sum(axis=1), dtype=np.int64)])
-    return indptr, _narrow(np.nonzero(observed)[1], n), A[observed], (m, n)
+    indices = _narrow(np.nonzero(observed)[1], n)
+    return _starts(observed.sum(axis=1)), indices, A[observed], (m, n)
+
+
+def _starts(counts: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Where parts of these sizes begin, and where the last one ends."""
+    out = _arrays.library(counts).zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, dtype=np.int64, out=out[1:])
+    return cast("npt.NDArray[np.int64]", out)
+
+
+def _rows(indptr: Any, stored: int) -> Indices:
+    """The row of each entry."""
+    if isinstance(indptr, np.ndarray):
+        return np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    begun = np.bincount(indptr[1:-1], minlength=stored + 1)  # CuPy repeats all equally often
+    return cast(Indices, np.cumsum(begun[:stored]))
 
 
 def _narrow(indices: Indices, n: int) -> Indices:
@@ -100,18 +127,18 @@ def _narrow(indices: Indices, n: int) -> Indices:
 
 def _sparse(M: Any, name: str, duplicates: str) -> tuple[Matrix, Csr]:
     """Any format of scipy.sparse; conversions of SciPy that add up duplicates are not used."""
-    if type(M).__module__.partition(".")[0] == "cupyx":
-        _backend.select_for("complete", "cuda")
     if M.ndim != 2:
         raise ValueError(f"{name} must have 2 dimensions, got shape {M.shape}")
     shape = (int(M.shape[0]), int(M.shape[1]))
     if M.format == "csr":
         taken = _real(_arrays.matrix(M, name), name)
-        return taken, _canonical(taken.csr, name, duplicates)
+        with taken.current_device():
+            return taken, _canonical(taken.csr, name, duplicates)
     rows, cols, values = _diagonals(M) if M.format == "dia" else _coordinates(M)
-    values = _real(_arrays.dense(values, name, (1,)), name).dense
-    like = _arrays.dense(np.empty((0, 0), values.dtype), name, (2,))
-    return like, _sorted(rows, cols, values, shape, name, duplicates)
+    entries = _real(_arrays.dense(values, name, (1,)), name)
+    with entries.current_device():
+        like = _arrays.dense(entries.scratch(0, 0), name, (2,))
+        return like, _sorted(rows, cols, entries.dense, shape, name, duplicates)
 
 
 def _coordinates(M: Any) -> tuple[Indices, Indices, Array]:
@@ -121,7 +148,7 @@ def _coordinates(M: Any) -> tuple[Indices, Indices, Array]:
 
 def _diagonals(M: Any) -> tuple[Indices, Indices, Array]:
     """The stored entries of the DIA format, zeros among them."""
-    cols = np.broadcast_to(np.arange(M.data.shape[1]), M.data.shape)
+    cols = np.broadcast_to(_arrays.library(M.data).arange(M.data.shape[1]), M.data.shape)
     rows = cols - M.offsets[:, None]
     inside = (rows >= 0) & (rows < M.shape[0]) & (cols < M.shape[1])
     return rows[inside], cols[inside], M.data[inside]
@@ -132,13 +159,12 @@ def _canonical(csr: Csr, name: str, duplicates: str) -> Csr:
     indptr, indices, values, (m, n) = csr
     stored = int(indptr[-1])
     indices, values = indices[:stored], values[:stored]
-    ascending = np.ones(stored, dtype=bool)
+    ascending = _arrays.library(indices).ones(stored, dtype=bool)
     ascending[1:] = indices[1:] > indices[:-1]
     ascending[indptr[:-1][indptr[:-1] < stored]] = True
     if ascending.all():
         return indptr.astype(np.int64, copy=False), _narrow(indices, n), values, (m, n)
-    rows = np.repeat(np.arange(m), np.diff(indptr))
-    return _sorted(rows, indices, values, (m, n), name, duplicates)
+    return _sorted(_rows(indptr, stored), indices, values, (m, n), name, duplicates)
 
 
 def _sorted(
@@ -151,11 +177,12 @@ def _sorted(
 ) -> Csr:
     """CSR of coordinates in any order; equal ones are an error, or their mean is taken."""
     m, n = shape
-    order = np.lexsort((cols, rows))
+    on_host = isinstance(rows, np.ndarray)
+    order = np.lexsort((cols, rows) if on_host else np.stack([cols, rows]))  # as CuPy wants it
     rows, cols, values = rows[order], cols[order], values[order]
     if len(rows) and (rows[0] < 0 or rows[-1] >= m or cols.min() < 0 or cols.max() >= n):
         raise ValueError(f"{name} has indices outside its shape {shape}")
-    first = np.ones(len(rows), dtype=bool)
+    first = _arrays.library(rows).ones(len(rows), dtype=bool)
     first[1:] = (rows[1:] != rows[:-1]) | (cols[1:] != cols[:-1])
     if not first.all():
         if duplicates == "error":
@@ -165,34 +192,37 @@ def _sorted(
                 f"({int(rows[at])}, {int(cols[at])}): pass duplicates='mean' to average them"
             )
         starts = np.flatnonzero(first)
-        counts = np.diff(np.append(starts, len(rows)))
-        shares = values.astype(np.float64) / np.repeat(counts, counts)
-        values = np.add.reduceat(shares, starts).astype(values.dtype)
+        counts = np.bincount(np.cumsum(first))[1:]
+        shares = values.astype(np.float64) / counts[np.cumsum(first) - 1]
+        values = _arrays.library(values).add.reduceat(shares, starts).astype(values.dtype)
         rows, cols = rows[first], cols[first]
-    indptr = np.zeros(m + 1, dtype=np.int64)
-    np.cumsum(np.bincount(rows, minlength=m), out=indptr[1:])
-    return indptr, _narrow(cols, n), values, shape
+    return _starts(np.bincount(rows, minlength=m)), _narrow(cols, n), values, shape
 
 
 def _weighted(found: Observations, weights: Observable) -> Observations:
     """The entries of positive weight."""
     indptr, indices, _, (m, n) = found.csr
-    sparse = callable(getattr(weights, "tocoo", None))
-    if sparse:
-        _, (w_indptr, w_indices, w, shape) = _taken(weights, "weights", "error", True)
+    if callable(getattr(weights, "tocoo", None)):
+        taken, csr = _taken(weights, "weights", "error", True)
+        _require_beside(taken, found.like)
+        w_indptr, w_indices, w, shape = csr
         same = shape == (m, n) and np.array_equal(w_indptr, indptr)
         if not same or not np.array_equal(w_indices, indices):
             raise ValueError("weights must have the shape and the stored entries of M")
     else:
         taken = _real(_arrays.dense(cast("ArrayLike", weights), "weights", (2,)), "weights")
-        if taken.device != found.like.device:
-            raise TypeError("M and weights must both be in main memory or both on the GPU")
+        _require_beside(taken, found.like)
         if taken.shape != (m, n):
             raise ValueError(f"weights must have shape {(m, n)}, got {taken.shape}")
-        w = taken.dense[np.repeat(np.arange(m), np.diff(indptr)), indices]
-    w = np.asarray(w, dtype=np.float64)
+        w = taken.dense[_rows(indptr, len(indices)), indices]
+    w = w.astype(np.float64, copy=False)
     bad = ~((w >= 0.0) & (w < np.inf))
     if bad.any():
         raise ValueError(f"weights must be finite and at least 0, got {float(w[bad][0]):g}")
     weighted = Observations(found.csr, w, found.like)
     return weighted if (w > 0.0).all() else weighted.part(w > 0.0)
+
+
+def _require_beside(weights: Matrix, M: Matrix) -> None:
+    if weights.device != M.device:
+        raise TypeError("M and weights must both be in main memory or both on the GPU")

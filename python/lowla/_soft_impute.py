@@ -67,8 +67,10 @@ def soft_impute(
 
     Raises
     ------
-    ValueError, TypeError, NotImplementedError
+    ValueError, TypeError
         As in `complete`.
+    NotImplementedError
+        If M is on the GPU.
 
     Warns
     -----

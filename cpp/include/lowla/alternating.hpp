@@ -23,7 +23,7 @@
 // read of the entries by rows and one by columns, six in all for `alternate_robust`.
 #pragma once
 
-#include "lowla/ridge_rows.hpp"
+#include "lowla/observed_matrix.hpp"
 
 #include <functional>
 #include <string>
@@ -49,17 +49,13 @@ Factor with_columns(const Factor &X, index columns);
 /// decomposition of their product; s.
 std::vector<double> balance(Factor &U, Factor &V, index k);
 
-/// The median; 0 of nothing.
-double median(std::vector<double> values);
-std::vector<double> magnitudes(std::vector<double> values);
-
 /// Thrown where the monitor asks for the end.
 struct Stopped {};
 
-/// The factors, the entries by rows and by columns, and the sweeps so far. With `bias` the last
-/// column of U and of V holds the biases.
-template <class S> struct Fit {
-  Observations<S> rows, cols;
+/// The entries, the factors, and the sweeps so far. With `bias` the last column of U and of V holds
+/// the biases.
+struct Fit {
+  const ObservedMatrix &M;
   Factor U, V;
   index k = 0;
   bool bias = false;
@@ -72,6 +68,7 @@ template <class S> struct Fit {
   /// What the last half sweep left of the observations, squared and summed.
   double squares = 0;
 
+  explicit Fit(const ObservedMatrix &entries) : M(entries) {}
   /// Sums up the entries.
   void begin();
   /// ||y - prediction|| of the observations over their norm, by a read.
@@ -83,8 +80,8 @@ template <class S> struct Fit {
 };
 
 /// Whether the matrix moved by at most tol in the last of at most n_iter sweeps.
-template <class S> bool alternate(Fit<S> &fit, double reg, index n_iter, double tol);
-template <class S> bool alternate_robust(Fit<S> &fit, double reg, index n_iter, double tol);
-template <class S> bool descend_scaled(Fit<S> &fit, double reg, index n_iter, double tol);
+bool alternate(Fit &fit, double reg, index n_iter, double tol);
+bool alternate_robust(Fit &fit, double reg, index n_iter, double tol);
+bool descend_scaled(Fit &fit, double reg, index n_iter, double tol);
 
 } // namespace lowla

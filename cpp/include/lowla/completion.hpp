@@ -53,7 +53,11 @@ struct Completion {
 };
 
 /// From U0 and V0 (with `bias` a column more) if they are given. Weights are positive. Factors are
-/// rounded to S; they and the facts are NaN for entries with NaN or Inf if `check_finite` is false.
+/// rounded to single precision where the values are; they and the facts are NaN for entries with
+/// NaN or Inf if `check_finite` is false. M may be rescaled.
+Completion complete(ObservedMatrix &M, const CompletionRequest &request, const Factor *U0,
+                    const Factor *V0);
+/// The same of entries in main memory.
 template <class S>
 Completion complete(const Observations<S> &M, const CompletionRequest &request, const Factor *U0,
                     const Factor *V0);

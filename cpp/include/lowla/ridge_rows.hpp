@@ -16,9 +16,23 @@
 #include "lowla/core/panel.hpp"
 #include "lowla/observations.hpp"
 
+#include <limits>
 #include <vector>
 
 namespace lowla {
+
+namespace regression {
+/// Over the trace, added to the diagonal and taken off again by a step of refinement; keeps
+/// singular systems apart from zero pivots.
+inline constexpr double kFloor = 16 * std::numeric_limits<double>::epsilon();
+/// Entries of a row up to which the dual's matrix takes less work than steps of conjugate
+/// gradients.
+inline constexpr index kDualEntries = 16;
+/// Coordinate descent: cycles at most, and the change of a coordinate, relative to the largest, at
+/// which it ends.
+inline constexpr index kCycles = 200;
+inline constexpr double kDescentAccuracy = 1e-14;
+} // namespace regression
 
 /// n x k.
 using Factor = Panel<double>;

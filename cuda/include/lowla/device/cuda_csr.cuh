@@ -19,15 +19,22 @@ template <class T, class I, class Runtime> struct CsrStorage {
   CsrView<T, I> view() const { return {indptr.get(), indices.get(), data.get(), m, n}; }
 };
 
-/// A^T; entries of a row in the order of the rows of A, duplicates beside each other.
-template <class T, class I, class Runtime>
-CsrStorage<T, I, Runtime> transpose(CsrView<T, I> A, index nnz) {
+/// The places of the entries in column order, those of a column in the order of the rows.
+template <class I, class Runtime>
+DeviceArray<Runtime, index> column_order(const I *indices, index nnz) {
   DeviceArray<Runtime, index> order(nnz), merged(nnz);
   Runtime::for_each(nnz, functors::Count{order.get()});
   for (index run = 1; run < nnz; run *= 2) {
-    Runtime::for_each(nnz, functors::MergePass<I>{A.indices, order.get(), merged.get(), nnz, run});
+    Runtime::for_each(nnz, functors::MergePass<I>{indices, order.get(), merged.get(), nnz, run});
     std::swap(order, merged);
   }
+  return order;
+}
+
+/// A^T; entries of a row in the order of the rows of A, duplicates beside each other.
+template <class T, class I, class Runtime>
+CsrStorage<T, I, Runtime> transpose(CsrView<T, I> A, index nnz) {
+  const auto order = column_order<I, Runtime>(A.indices, nnz);
   CsrStorage<T, I, Runtime> out;
   out.m = A.n;
   out.n = A.m;

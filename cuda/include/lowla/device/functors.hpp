@@ -408,8 +408,9 @@ template <class T> struct TakeWide {
 };
 
 /// Counts what would lead outside the matrix.
-template <class I> struct CsrDefects {
-  const I *indptr, *indices;
+template <class I, class P = I> struct CsrDefects {
+  const P *indptr;
+  const I *indices;
   index m, n, nnz, parts;
   double *partial;
   LOWLA_HD void operator()(index p) const {
@@ -529,11 +530,11 @@ template <class I> struct MergePass {
 };
 
 /// Where column j begins among the entries in column order.
-template <class I> struct ColumnStarts {
+template <class I, class P = I> struct ColumnStarts {
   const I *indices;
   const index *order;
   index nnz;
-  I *starts;
+  P *starts;
   LOWLA_HD void operator()(index j) const {
     index low = 0, high = nnz;
     while (low < high) {
@@ -543,13 +544,13 @@ template <class I> struct ColumnStarts {
       else
         high = mid;
     }
-    starts[j] = static_cast<I>(low);
+    starts[j] = static_cast<P>(low);
   }
 };
 
 /// Entry i in column order: its row and its value.
-template <class T, class I> struct ColumnEntries {
-  const I *indptr;
+template <class T, class I, class P = I> struct ColumnEntries {
+  const P *indptr;
   const real_t<T> *data;
   const index *order;
   index m;
