@@ -120,7 +120,6 @@ py::tuple solve(const py::tuple &M, const py::object &weights, index k, const st
   return with_entries(M, weights, [&](const auto &view) -> py::tuple {
     using S = std::decay_t<decltype(*view.values)>;
     check_completion(request, view.m, view.n, view.nnz);
-    ensure_blas();
     const GivenFactors given(U0, V0, view.m, view.n, request);
     const Completion r = without_gil([&] {
       return complete(*Completions<S>::open(view), request, given.left(), given.right());
@@ -197,7 +196,6 @@ py::object predict(const py::object &U, const py::object &V, double mean,
 /// Both factors in main memory.
 py::tuple svd(const py::object &U, const py::object &V) {
   const Session session(located(U));
-  ensure_blas();
   return with_real(U, "U", [&](auto zero) -> py::tuple {
     using S = decltype(zero);
     const HeldModel<S> model(U, V, 0.0, py::none(), py::none());
