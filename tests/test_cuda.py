@@ -722,7 +722,7 @@ def test_emulated_lstsq_of_an_operator_that_returns_something_else(emulated, ret
 @pytest.mark.parametrize(
     ("function", "call"),
     [
-        ("soft_impute", lambda A: lowla.soft_impute(scipy.sparse.csr_array(A), 1.0)),
+        ("cr_select", lambda A: lowla.cr_select(A, A.T, 2)),
         ("nystrom_columns", lambda A: lowla.nystrom_columns(A.T @ A, 2)),
     ],
 )

@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import gpu_arrays
 import lowla
+import test_soft_impute as nuclear
 from gpu_arrays import OnGpu, SparseOnGpu
 from lowla._rng import philox_key
 from observed_entries import low_rank, mask, observed
@@ -608,6 +609,7 @@ def gpu(module, monkeypatch):
         "completion_predict": (set(), False),
         "completion_rmse": (set(), False),
         "completion_svd": (set(), False),
+        "soft_impute": (set(), False),
     }
     return gpu_arrays.install(module, functions, monkeypatch)
 
@@ -720,7 +722,45 @@ def test_emulated_host_arrays_go_to_the_gpu_and_back(gpu):
     assert not np.isin(cols, M.indices[M.indptr[3] : M.indptr[4]]).all()
 
 
-def test_emulated_soft_impute_says_that_it_does_not_run_on_the_gpu(gpu):
-    M = SparseOnGpu(observed(low_rank(30, 20, 2), 400))
-    with pytest.raises(NotImplementedError, match="soft_impute does not run on the GPU yet"):
-        lowla.soft_impute(M, 1.0)
+# --- the nuclear norm
+
+
+@pytest.fixture
+def backend(emulated):
+    """The name under which test_soft_impute.py finds the emulation."""
+    return "native"
+
+
+test_emulated_soft_impute = nuclear.test_soft_impute_is_the_convex_optimum
+test_emulated_gap = nuclear.test_the_gap_bounds_the_suboptimality
+test_emulated_soft_impute_limits = nuclear.test_soft_impute_limits
+test_emulated_soft_impute_units = nuclear.test_soft_impute_at_the_ends_of_the_range
+test_emulated_soft_impute_ends = nuclear.test_soft_impute_ends_where_it_is_asked_to
+test_emulated_soft_impute_of_bad_entries = nuclear.test_soft_impute_of_entries_that_are_not_finite
+
+
+def test_emulated_soft_impute_refuses_what_does_not_fit(emulated):
+    M = observed(low_rank(5, 4, 1), 12)
+    parts = (M.indptr, M.indices, M.data, M.shape)
+    nothing = (np.zeros(6, np.int64), np.zeros(0, np.int32), np.zeros(0), (5, 4))
+    for entries, rank, message in (
+        (parts, 0, r"rank_max must be in 1\.\.min\(M\.shape\)"),
+        (parts, 5, r"rank_max must be in 1\.\.min\(M\.shape\)"),
+        (nothing, 1, "M must have observed entries"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            emulated.soft_impute(entries, 1.0, rank, 10, 1e-4, 0, True, None)
+
+
+def test_emulated_soft_impute_on_the_gpu(gpu):
+    M = observed(low_rank(30, 20, 2), 400)
+    plain = lowla.soft_impute(M, 1.0, tol=1e-9, rng=0)
+    r = lowla.soft_impute(SparseOnGpu(M), 1.0, tol=1e-9, rng=0)
+    assert (r.info.backend, type(r.U)) == ("cuda", OnGpu)
+    # both are within the gap of the minimum of an objective whose data part is 1-strongly convex
+    bound = np.sqrt(2 * 1e-9 * M.nnz) * np.abs(M.data).max()
+    assert np.abs((r.toarray().get() - plain.toarray())[mask(M)]).max() <= 2 * bound
+    with lowla.use_backend("cuda"):
+        moved = lowla.soft_impute(M, 1.0, tol=1e-9, rng=0)
+    assert (moved.info.backend, type(moved.U)) == ("cuda", np.ndarray)
+    assert_array_equal(moved.toarray(), r.toarray().get())

@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 import lowla
 from observed_entries import low_rank, mask, observed
@@ -87,6 +87,42 @@ def test_soft_impute_limits(backend):
     assert r.U.shape == (40, 1)
     assert r.info.gap > 1e-3
     assert lowla.soft_impute(M.astype(np.float32), 0.2 * top).U.dtype == np.float32
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-150, 1e150, 1e300])
+def test_soft_impute_at_the_ends_of_the_range(backend, scale):
+    M = observed(low_rank(40, 30, 3), 700)
+    lam = 0.1 * np.linalg.norm(M.toarray(), 2)
+    plain = lowla.soft_impute(M, lam, tol=1e-8, rng=0)
+    scaled = lowla.soft_impute(M * scale, lam * scale, tol=1e-8, rng=0)
+    assert scaled.info.rank == plain.info.rank
+    assert scaled.info.rmse == pytest.approx(plain.info.rmse * scale, rel=1e-6)
+    assert_allclose(scaled.toarray() / scale, plain.toarray(), atol=1e-4)
+
+
+def test_soft_impute_ends_where_it_is_asked_to(backend):
+    M = observed(low_rank(40, 30, 3), 700)
+    seen = []
+    r = lowla.soft_impute(M, 1.0, tol=1e-12, callback=lambda info: seen.append(info) or True)
+    assert (len(seen), r.info.sweeps, len(r.info.history)) == (1, 1, 1)
+    assert seen[0].rmse == r.info.rmse == r.info.history[0]
+    with pytest.warns(lowla.ConvergenceWarning, match="stopped after 2 rounds"):
+        r = lowla.soft_impute(M, 1.0, tol=1e-12, n_iter=2)
+    assert r.info.sweeps == 2
+    again = lowla.soft_impute(M, 1.0, tol=1e-9, rng=5)
+    assert_array_equal(again.U, lowla.soft_impute(M, 1.0, tol=1e-9, rng=5).U)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_soft_impute_of_entries_that_are_not_finite(backend, bad):
+    M = observed(low_rank(40, 30, 3), 700)
+    M.data[5] = bad
+    with pytest.raises(ValueError, match=r"^M contains NaN or Inf$"):
+        lowla.soft_impute(M, 1.0)
+    r = lowla.soft_impute(M, 1.0, check_finite=False)
+    assert np.isnan(r.U).all()
+    assert np.isnan(r.V).all()
+    assert (r.U.shape, r.V.shape, r.info.converged) == ((40, 1), (30, 1), False)
 
 
 @pytest.mark.parametrize("form", [lambda X: X, sp.csr_array, sp.linalg.aslinearoperator])

@@ -1,7 +1,7 @@
 // The completion request from Python's arguments, and its facts back: the same for every device.
 #pragma once
 
-#include "lowla/completion.hpp"
+#include "lowla/soft_impute.hpp"
 
 #include "request.hpp"
 
@@ -34,6 +34,27 @@ inline CompletionRequest completion_request(index k, const std::string &method,
 inline void check_completion(const CompletionRequest &request, index m, index n, index nnz) {
   if (request.k < 1 || request.k > std::min(m, n))
     throw ValueError("k must be in 1..min(M.shape)");
+  if (nnz == 0)
+    throw ValueError("M must have observed entries");
+}
+
+inline SoftImputeRequest soft_impute_request(double lam, index rank_max, index n_iter, double tol,
+                                             std::uint64_t key, bool check_finite,
+                                             const py::object &monitor) {
+  SoftImputeRequest request;
+  request.lam = lam;
+  request.rank_max = rank_max;
+  request.n_iter = n_iter;
+  request.tol = tol;
+  request.key = key;
+  request.check_finite = check_finite;
+  request.monitor = make_monitor(monitor);
+  return request;
+}
+
+inline void check_soft_impute(const SoftImputeRequest &request, index m, index n, index nnz) {
+  if (request.rank_max < 1 || request.rank_max > std::min(m, n))
+    throw ValueError("rank_max must be in 1..min(M.shape)");
   if (nnz == 0)
     throw ValueError("M must have observed entries");
 }
@@ -84,6 +105,12 @@ inline py::dict to_dict(const CompletionFacts &facts) {
   out["rows_undetermined"] = facts.rows_undetermined;
   out["cols_undetermined"] = facts.cols_undetermined;
   out["components"] = facts.components;
+  return out;
+}
+
+inline py::dict to_dict(const SoftImputed &found) {
+  py::dict out = to_dict(found.facts);
+  out["gap"] = found.gap;
   return out;
 }
 

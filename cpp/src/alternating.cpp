@@ -72,15 +72,6 @@ double product_norm(const Factor &D, const Factor &F) {
   return std::sqrt(std::max(total, 0.0));
 }
 
-/// X <- X diag(d)
-void scale_columns(Factor &X, const Numbers &d) {
-  for_spans(0, X.rows, kFactorRows, [&](index first, index last) {
-    for (index i = first; i < last; ++i)
-      for (index a = 0; a < X.cols; ++a)
-        X.row(i)[a] *= d[at(a)];
-  });
-}
-
 /// What the other factor's rows are regressed on, and what to subtract from the values.
 class Design {
 public:
@@ -339,6 +330,14 @@ void solve_gram(const Factor &F, double shift, double factor, Factor &B) {
 }
 
 } // namespace
+
+void scale_columns(Factor &X, const Numbers &d) {
+  for_spans(0, X.rows, kFactorRows, [&](index first, index last) {
+    for (index i = first; i < last; ++i)
+      for (index a = 0; a < X.cols; ++a)
+        X.row(i)[a] *= d[at(a)];
+  });
+}
 
 BalancedFactors balanced(const Factor &U, const Factor &V) {
   Orthonormaliser<Device> orth(0);

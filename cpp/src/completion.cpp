@@ -20,7 +20,6 @@ constexpr double kClip = 8.0; ///< largest squared row norm of the start over th
 constexpr double kStir = 1e-3;
 constexpr double kLeastStart = 1e-3; ///< smallest singular value of the start over the largest
 constexpr index kExactRank = 32;     ///< up to it "auto" takes the exact solver
-constexpr int kSafeExponent = 200;   ///< entries and weights within 2^+- it stay as they are
 
 /// Rows far longer than the others, shortened (the start is to be incoherent), times the roots.
 Factor clipped(Factor U, const Numbers &roots) {
@@ -121,16 +120,6 @@ Start started(const ObservedMatrix &M, double mean, const CompletionRequest &req
       *X = with_columns(*X, request.k + 1);
   }
   return start;
-}
-
-/// An exponent of two to divide by, other than 0 only where squares might leave the range.
-int safe_exponent(double largest, bool even) {
-  if (largest == 0 ||
-      (largest > std::ldexp(1.0, -kSafeExponent) && largest < std::ldexp(1.0, kSafeExponent)))
-    return 0;
-  int e;
-  std::frexp(largest, &e);
-  return even ? e + std::abs(e % 2) : e;
 }
 
 /// The weighted mean of the values, their median where outliers are expected.

@@ -18,6 +18,7 @@ using Numbers = std::vector<double>;
 
 constexpr index kEntries = 1 << 16; ///< to a chunk
 constexpr index kWeights = 1 << 10; ///< to a chunk, where they are renewed
+constexpr int kSafeExponent = 200;  ///< entries and weights within 2^+- it stay as they are
 
 /// Sum of f(t) for t in 0 .. n - 1, by chunks in their order.
 template <class F> double sum_over(index n, F &&f) {
@@ -52,27 +53,19 @@ template <class X> std::vector<X> times_power(const X *values, index count, int 
   return out;
 }
 
-/// The leading singular vectors of the entries.
-template <class I>
-LowRankResult<Device> leading_of(const I *indptr, const I *indices, const double *values, index m,
-                                 index n, const LowRankRequest &request) {
-  const auto matrix = Device::csr(CsrView<double, I>{indptr, indices, values, m, n});
-  return LowRank<Device>(*matrix, request).svd();
-}
-
-/// The same with the places of `rows`: one type of integers for both arrays.
-template <class S>
-LowRankResult<Device> leading_of(const Observations<S> &rows, const double *values,
-                                 const LowRankRequest &request) {
+/// The matrix with these values in the places of `rows`: one type of integers for both arrays.
+template <class S> HeldMatrix sparse_matrix(const Observations<S> &rows, const double *values) {
   const index nnz = rows.nnz();
   if (nnz <= std::numeric_limits<std::int32_t>::max()) {
-    std::vector<std::int32_t> indptr(at(rows.m + 1));
-    std::transform(rows.indptr, rows.indptr + rows.m + 1, indptr.begin(),
-                   [](std::int64_t p) { return static_cast<std::int32_t>(p); });
-    return leading_of(indptr.data(), rows.indices, values, rows.m, rows.n, request);
+    const auto indptr =
+        std::make_shared<std::vector<std::int32_t>>(rows.indptr, rows.indptr + rows.m + 1);
+    return {indptr, Device::csr(CsrView<double, std::int32_t>{indptr->data(), rows.indices, values,
+                                                              rows.m, rows.n})};
   }
-  const std::vector<std::int64_t> indices(rows.indices, rows.indices + nnz);
-  return leading_of(rows.indptr, indices.data(), values, rows.m, rows.n, request);
+  const auto indices =
+      std::make_shared<std::vector<std::int64_t>>(rows.indices, rows.indices + nnz);
+  return {indices, Device::csr(CsrView<double, std::int64_t>{rows.indptr, indices->data(), values,
+                                                             rows.m, rows.n})};
 }
 
 /// w (y - mean), clipped at `outlier` medians; nothing where that is the values themselves.
@@ -211,8 +204,13 @@ public:
     const double *data = values.data();
     if constexpr (std::is_same_v<S, double>)
       data = values.empty() ? entries_.values : data;
-    auto found = leading_of(entries_, data, request);
+    const HeldMatrix entries = sparse_matrix(entries_, data);
+    auto found = LowRank<Device>(*entries.matrix, request).svd();
     return {std::move(found.left), std::move(found.right), std::move(found.values)};
+  }
+
+  HeldMatrix with_values(const Numbers &values) const override {
+    return sparse_matrix(entries_, values.data());
   }
 
   const ObservedRows &rows() const override { return *rows_; }
@@ -243,6 +241,15 @@ template <class S> std::unique_ptr<ObservedMatrix> observed_matrix(const Observa
 }
 template std::unique_ptr<ObservedMatrix> observed_matrix(const Observations<float> &);
 template std::unique_ptr<ObservedMatrix> observed_matrix(const Observations<double> &);
+
+int safe_exponent(double largest, bool even) {
+  if (largest == 0 ||
+      (largest > std::ldexp(1.0, -kSafeExponent) && largest < std::ldexp(1.0, kSafeExponent)))
+    return 0;
+  int e;
+  std::frexp(largest, &e);
+  return even ? e + std::abs(e % 2) : e;
+}
 
 double median(std::vector<double> values) {
   if (values.empty())

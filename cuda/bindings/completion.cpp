@@ -129,6 +129,20 @@ py::tuple solve(const py::tuple &M, const py::object &weights, index k, const st
   });
 }
 
+py::tuple nuclear(const py::tuple &M, double lam, index rank_max, index n_iter, double tol,
+                  std::uint64_t key, bool check_finite, const py::object &monitor) {
+  const SoftImputeRequest request =
+      soft_impute_request(lam, rank_max, n_iter, tol, key, check_finite, monitor);
+  const Session session(located(M));
+  return with_entries(M, py::none(), [&](const auto &view) -> py::tuple {
+    using S = std::decay_t<decltype(*view.values)>;
+    check_soft_impute(request, view.m, view.n, view.nnz);
+    const SoftImputed r =
+        without_gil([&] { return soft_impute(*Completions<S>::open(view), request); });
+    return py::make_tuple(columns_of<S>(r.U, r.U.cols), columns_of<S>(r.V, r.V.cols), to_dict(r));
+  });
+}
+
 py::object holdout(const py::tuple &M, double fraction, std::uint64_t key) {
   const Session session(located(M));
   return with_entries(M, py::none(), [&](const auto &view) -> py::object {
@@ -227,6 +241,9 @@ void register_completion(py::module_ &m) {
         py::arg("method"), py::arg("loss"), py::arg("solver"), py::arg("bias"),
         py::arg("nonnegative"), py::arg("reg"), py::arg("n_iter"), py::arg("tol"), py::arg("init"),
         py::arg("U0"), py::arg("V0"), py::arg("key"), py::arg("check_finite"), py::arg("monitor"));
+  m.def("soft_impute", &nuclear, py::arg("M"), py::arg("lam"), py::arg("rank_max"),
+        py::arg("n_iter"), py::arg("tol"), py::arg("key"), py::arg("check_finite"),
+        py::arg("monitor"));
   m.def("completion_holdout", &holdout, py::arg("M"), py::arg("fraction"), py::arg("key"));
   m.def("completion_rmse", &rmse, py::arg("M"), py::arg("weights"), py::arg("U"), py::arg("V"),
         py::arg("mean"), py::arg("row_bias"), py::arg("col_bias"));

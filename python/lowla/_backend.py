@@ -533,7 +533,6 @@ NUMBA_ONLY = frozenset(
         "monarch_solve",
         "nearest_kron",
         "nystrom_columns",
-        "soft_impute",
     }
 )
 

@@ -16,13 +16,13 @@ import numpy as np
 from lowla import _arrays, _checks
 from lowla._arrays import to_host
 from lowla._call import Call
-from lowla._completion_result import CompletionResult, Model
+from lowla._completion_result import CompletionResult, Model, model_of
 from lowla._observations import Observable, Observations, observations
 from lowla._results import CompletionInfo
 from lowla._rng import RngLike, philox_key
 
 if TYPE_CHECKING:
-    from lowla._arrays import ArrayLike, Csr
+    from lowla._arrays import ArrayLike
     from lowla._backend import Facts
     from lowla._results import Array
 
@@ -288,7 +288,6 @@ class _CompletionCall(Call[CompletionInfo]):
         self, function: str, found: Observations, k: int, key: int, options: _Options
     ) -> None:
         super().__init__(function, found.like, options.callback, options.progress)
-        self._given = found.like
         self._found = found.on(self.M.device)
         self._k, self._key, self._options = k, key, options
 
@@ -341,19 +340,7 @@ class _CompletionCall(Call[CompletionInfo]):
         error = math.nan
         if held is not None:
             error = self.backend.completion_rmse(held.csr, held.weights, *factors)
-        return _Fit(self._model(factors, fitted.csr), facts, k, error)
-
-    def _model(
-        self, factors: tuple[Array, Array, float, Array | None, Array | None], observed: Csr
-    ) -> Model:
-        """What the backend made, where the caller's matrix is."""
-        if self.M.device != self._given.device:
-            U, V, mean, row_bias, col_bias = factors
-            factors = (to_host(U), to_host(V), mean, to_host(row_bias), to_host(col_bias))
-            indptr, indices, values, shape = observed
-            pattern = _arrays.in_main_memory(indptr), _arrays.in_main_memory(indices)
-            observed = (*pattern, to_host(values), shape)
-        return Model(*factors, observed, self._given.wrap, self._given.device)
+        return _Fit(model_of(factors, fitted, self.M.device), facts, k, error)
 
     def search(self, part: float) -> _Fit:
         """The rank with the least held-out error, and the factors of that rank."""

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lowla import _arrays, _backend, _checks
+from lowla._arrays import to_host
 from lowla._results import Array, CompletionInfo, RsvdInfo, SVDResult, _Named
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from lowla._arrays import Csr
     from lowla._backend import Device
+    from lowla._observations import Observations
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,22 @@ class Model:
                 self.U, self.V, self.mean, self.row_bias, self.col_bias, i.ravel(), j.ravel()
             )
             return found.reshape(i.shape)
+
+
+def model_of(
+    factors: tuple[Array, Array, float, Array | None, Array | None],
+    fitted: Observations,
+    device: Device,
+) -> Model:
+    """What a backend made on `device`, where the caller's matrix is."""
+    like, observed = fitted.like, fitted.csr
+    if device != like.device:
+        U, V, mean, row_bias, col_bias = factors
+        factors = (to_host(U), to_host(V), mean, to_host(row_bias), to_host(col_bias))
+        indptr, indices, values, shape = observed
+        pattern = _arrays.in_main_memory(indptr), _arrays.in_main_memory(indices)
+        observed = (*pattern, to_host(values), shape)
+    return Model(*factors, observed, like.wrap, like.device)
 
 
 class CompletionResult(_Named[CompletionInfo]):

@@ -11,7 +11,7 @@ import numpy as np
 from lowla import _arrays, _checks
 from lowla._call import Call
 from lowla._completion import CompletionCallback, running_info
-from lowla._completion_result import CompletionResult, Model
+from lowla._completion_result import CompletionResult, model_of
 from lowla._observations import Observable, Observations, observations
 from lowla._results import CompletionInfo, SVDResult
 from lowla._rng import RngLike, philox_key
@@ -69,8 +69,6 @@ def soft_impute(
     ------
     ValueError, TypeError
         As in `complete`.
-    NotImplementedError
-        If M is on the GPU.
 
     Warns
     -----
@@ -109,11 +107,12 @@ def soft_impute(
     limit = _limit(rank_max, found.shape)
     asked = _Asked(weight, limit, accuracy)
     call = _SoftImputeCall(found, asked, callback, progress)
+    there, key = found.on(call.M.device), philox_key(rng)
     with call:
         U, V, facts = call.backend.soft_impute(
-            found.csr, weight, limit, rounds, accuracy, philox_key(rng), check_finite, call.monitor
+            there.csr, weight, limit, rounds, accuracy, key, check_finite, call.monitor
         )
-    return call.result(found, U, V, facts)
+        return call.result(there, U, V, facts)
 
 
 def _limit(rank_max: object, shape: tuple[int, int]) -> int:
@@ -168,8 +167,8 @@ class _SoftImputeCall(Call[CompletionInfo]):
                 f"stopped after {info.sweeps} rounds at rank {info.rank} and a duality gap of "
                 f"{info.gap:.1e}, asked was tol={info.tol:g}"
             )
-        model = Model(U, V, 0.0, None, None, found.csr, self.M.wrap)
-        return CompletionResult((self.M.wrap(U), self.M.wrap(V)), info, model)
+        model = model_of((U, V, 0.0, None, None), found, self.M.device)
+        return CompletionResult((model.wrap(model.U), model.wrap(model.V)), info, model)
 
     def _so_far(self, iteration: int, error: float) -> CompletionInfo:
         asked = self._asked

@@ -43,6 +43,8 @@ struct BalancedFactors {
 /// `left` is positive.
 BalancedFactors balanced(const Factor &U, const Factor &V);
 
+/// X <- X diag(d)
+void scale_columns(Factor &X, const std::vector<double> &d);
 /// The first columns of X; zeros where it has fewer.
 Factor with_columns(const Factor &X, index columns);
 /// The first k columns of U and V become those of U diag(s)^(1/2) and V diag(s)^(1/2) of the

@@ -6,6 +6,7 @@
 // factors, offsets and sums are in main memory.
 #pragma once
 
+#include "lowla/device/host.hpp"
 #include "lowla/ridge_rows.hpp"
 
 #include <memory>
@@ -50,6 +51,12 @@ struct LeadingVectors {
   std::vector<double> values;
 };
 
+/// A matrix for panels in main memory, and what it is made of.
+struct HeldMatrix {
+  std::shared_ptr<const void> memory;
+  std::unique_ptr<Host<double>::Matrix> matrix;
+};
+
 /// Entries y_ij with weights w_ij > 0, or 1 where none are given.
 class ObservedMatrix {
 public:
@@ -74,6 +81,10 @@ public:
   /// their median magnitude if that is positive.
   virtual LeadingVectors leading(double mean, double outlier, index k, std::uint64_t key) const = 0;
 
+  /// The matrix with these values, by rows, in the places of the entries, zeros elsewhere. They
+  /// must outlive it.
+  virtual HeldMatrix with_values(const std::vector<double> &values) const = 0;
+
   virtual const ObservedRows &rows() const = 0;
   /// Made at the first call.
   virtual const ObservedRows &cols() const = 0;
@@ -83,6 +94,9 @@ public:
 
 /// Entries in main memory, which must outlive it.
 template <class S> std::unique_ptr<ObservedMatrix> observed_matrix(const Observations<S> &M);
+
+/// An exponent of two to divide entries by, other than 0 only where squares might leave the range.
+int safe_exponent(double largest, bool even);
 
 /// The median; 0 of nothing.
 double median(std::vector<double> values);

@@ -20,6 +20,7 @@
 
 #include "lowla/device/cuda_completion.hpp"
 #include "lowla/device/cuda_csr.cuh"
+#include "lowla/device/cuda_host_panels.cuh"
 #include "lowla/device/functors_completion.hpp"
 #include "lowla/rsvd.hpp"
 
@@ -317,19 +318,15 @@ public:
     request.k = k;
     request.key = key;
     request.check_finite = false;
-    if (nnz <= std::numeric_limits<std::int32_t>::max()) {
-      DeviceArray<Runtime, std::int32_t> indptr(m + 1);
-      Runtime::for_each(
-          m + 1, functors::Convert<std::int64_t, std::int32_t>{entries_.indptr, indptr.get()});
-      return leading(
-          CsrView<double, std::int32_t>{indptr.get(), entries_.indices, start.get(), m, n},
-          request);
-    }
-    DeviceArray<Runtime, std::int64_t> indices(nnz);
-    Runtime::for_each(
-        nnz, functors::Convert<std::int32_t, std::int64_t>{entries_.indices, indices.get()});
-    return leading(CsrView<double, std::int64_t>{entries_.indptr, indices.get(), start.get(), m, n},
-                   request);
+    const SparseMatrix matrix(entries_, std::move(start));
+    auto found = LowRank<Device>(*matrix.held, request).svd();
+    return {factor_of(found.left), factor_of(found.right), std::move(found.values)};
+  }
+  HeldMatrix with_values(const Numbers &values) const override {
+    auto matrix = std::make_shared<SparseMatrix>(entries_, to_device<Runtime>(values));
+    auto panels =
+        std::make_unique<cuda_detail::HostPanels<double, Runtime>>(std::move(matrix->held));
+    return {std::move(matrix), std::move(panels)};
   }
 
   const ObservedRows &rows() const override { return rows_; }
@@ -366,12 +363,29 @@ private:
     return reduction.sum();
   }
 
-  template <class I>
-  LeadingVectors leading(const CsrView<double, I> &A, const LowRankRequest &request) const {
-    const auto matrix = Device::csr(A, nnz);
-    auto found = LowRank<Device>(*matrix, request).svd();
-    return {factor_of(found.left), factor_of(found.right), std::move(found.values)};
-  }
+  /// Values of its own in the places of the entries: one type of integers for both arrays.
+  struct SparseMatrix {
+    DeviceArray<Runtime, std::int32_t> indptr;
+    DeviceArray<Runtime, std::int64_t> indices;
+    Array values;
+    std::unique_ptr<typename Device::Matrix> held;
+
+    SparseMatrix(const StoredEntries<S> &M, Array numbers) : values(std::move(numbers)) {
+      if (M.nnz <= std::numeric_limits<std::int32_t>::max()) {
+        indptr = DeviceArray<Runtime, std::int32_t>(M.m + 1);
+        Runtime::for_each(M.m + 1,
+                          functors::Convert<std::int64_t, std::int32_t>{M.indptr, indptr.get()});
+        held = Device::csr(
+            CsrView<double, std::int32_t>{indptr.get(), M.indices, values.get(), M.m, M.n}, M.nnz);
+        return;
+      }
+      indices = DeviceArray<Runtime, std::int64_t>(M.nnz);
+      Runtime::for_each(M.nnz,
+                        functors::Convert<std::int32_t, std::int64_t>{M.indices, indices.get()});
+      held = Device::csr(
+          CsrView<double, std::int64_t>{M.indptr, indices.get(), values.get(), M.m, M.n}, M.nnz);
+    }
+  };
   static Factor factor_of(const typename Device::Panel &X) {
     const Numbers entries = to_host<Runtime>(X.row(0), X.rows * X.ld);
     Factor out(X.rows, X.cols);
