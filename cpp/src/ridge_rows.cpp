@@ -116,7 +116,7 @@ public:
   Systems(index k, index ldt)
       : k_(k), ldt_(ldt), stride_((k + 1) * ldt),
         G_(scratch<double>(simd::kSystems * stride_, kGramSlot)),
-        work_(scratch<double>((k + 1) * (k + 6) / 2 * simd::kSystems, kWorkSlot)),
+        work_(scratch<double>((k + 1) * (k + 14) / 2 * simd::kSystems, kWorkSlot)),
         X_(scratch<double>(simd::kSystems * (k + 1), kSolutionSlot)) {
     clear();
   }
@@ -161,7 +161,7 @@ template <class S> class ShortRows {
 public:
   ShortRows(index k, index ldt)
       : k_(k), ldt_(ldt), stride_(k * ldt), across_(k * ldt), G_(simd::kSystems * stride_),
-        work_((k + 1) * (k + 6) / 2 * simd::kSystems), X_(simd::kSystems * (k + 1)) {}
+        work_((k + 1) * (k + 14) / 2 * simd::kSystems), X_(simd::kSystems * (k + 1)) {}
 
   /// Returns the sum of squares that is left, of this row and others or of none.
   double add(Tiles<S> &tiles, index i, double ridge, Factor &out) {

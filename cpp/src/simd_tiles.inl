@@ -143,56 +143,186 @@ inline double apply(const double *T, index ldt, index count, const double *x, do
                              : apply_rows<true>(T, ldt, count, x, out, diagonal);
 }
 
-/// Factors L D L^T of kSystems symmetric systems, one a lane of `Lanes`: the lower triangles by
-/// rows, row p at p (p + 1) / 2.
-typedef double Lanes __attribute__((vector_size(8 * kSystems), may_alias));
+/// kDoubles symmetric systems, one a lane of `Lanes`: the lower triangles by rows, row p at
+/// p (p + 1) / 2.
+using Lanes = vec<double>;
+static_assert(kSystems % kDoubles == 0);
 LOWLA_INLINE Lanes *packed_row(Lanes *A, index p) { return A + p * (p + 1) / 2; }
 
-/// L D L^T in place, 1 / D on the diagonal (0 for a pivot <= 0).
-LOWLA_INLINE void factor(Lanes *A, index k) {
-  for (index p = 0; p < k; ++p) {
-    const Lanes d = packed_row(A, p)[p];
-    const Lanes inverse = d > Lanes{} ? 1.0 / d : Lanes{};
-    packed_row(A, p)[p] = inverse;
-    for (index i = p + 1; i < k; ++i) {
-      Lanes *a = packed_row(A, i);
-      const Lanes l = a[p] * inverse;
-      for (index j = p + 1; j <= i; ++j)
-        a[j] -= l * packed_row(A, j)[p];
+/// Rows and columns of a block of triangles that is kept in registers.
+constexpr int kBlockSide = LOWLA_VECTOR_BYTES == 64 ? 4 : 3;
+
+/// MR rows from i on of NC columns from c on: less what the c columns before contribute, whose
+/// rows c.. times the inverse pivots are W (by rows of c). On the diagonal (MR = NC, i = c)
+/// factored, with unit[t][j] for the columns as W for those before; else by these columns, in turn.
+template <int MR, int NC, bool kDiagonal>
+LOWLA_INLINE void eliminate(Lanes *A, index i, index c, const Lanes *W, Lanes (&unit)[NC][NC]) {
+  Lanes sums[MR][NC];
+#pragma GCC unroll 4
+  for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 4
+    for (int j = 0; j < NC; ++j)
+      sums[r][j] = !kDiagonal || j <= r ? packed_row(A, i + r)[c + j] : Lanes{};
+  for (index q = 0; q < c; ++q) {
+    Lanes w[NC];
+#pragma GCC unroll 4
+    for (int j = 0; j < NC; ++j)
+      w[j] = W[j * c + q];
+#pragma GCC unroll 4
+    for (int r = 0; r < MR; ++r) {
+      const Lanes a = packed_row(A, i + r)[q];
+#pragma GCC unroll 4
+      for (int j = 0; j < NC; ++j)
+        sums[r][j] -= a * w[j];
     }
-    for (index i = p + 1; i < k; ++i)
-      packed_row(A, i)[p] *= inverse;
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < NC; ++j) {
+    Lanes inverse{};
+    if constexpr (kDiagonal) {
+      inverse = sums[j][j] > Lanes{} ? 1.0 / sums[j][j] : Lanes{};
+#pragma GCC unroll 4
+      for (int t = j + 1; t < NC; ++t)
+        unit[t][j] = sums[t][j] * inverse;
+    }
+#pragma GCC unroll 4
+    for (int r = kDiagonal ? j : 0; r < MR; ++r) {
+#pragma GCC unroll 4
+      for (int t = j + 1; t < NC; ++t)
+        sums[r][t] -= sums[r][j] * unit[t][j];
+      packed_row(A, i + r)[c + j] = kDiagonal && r == j ? inverse : sums[r][j];
+    }
   }
 }
 
-/// x = (L D L^T)^-1 x
-LOWLA_INLINE void substitute(const Lanes *factors, index k, Lanes *x) {
-  Lanes *A = const_cast<Lanes *>(factors);
-  for (index p = 1; p < k; ++p) {
-    Lanes sum = x[p];
-    for (index j = 0; j < p; ++j)
-      sum -= packed_row(A, p)[j] * x[j];
-    x[p] = sum;
+/// L D L^T of order k in place: L D below the diagonal, 1 / D on it (0 for a pivot <= 0). W holds
+/// kBlockSide k numbers.
+template <int NC> LOWLA_INLINE void factor_columns(Lanes *A, index k, index c, Lanes *W) {
+  for (int j = 0; j < NC; ++j)
+    for (index q = 0; q < c; ++q)
+      W[j * c + q] = packed_row(A, c + j)[q] * packed_row(A, q)[q];
+  Lanes unit[NC][NC];
+  eliminate<NC, NC, true>(A, c, c, W, unit);
+  index i = c + NC;
+  for (; i + kBlockSide <= k; i += kBlockSide)
+    eliminate<kBlockSide, NC, false>(A, i, c, W, unit);
+  for (; i < k; ++i)
+    eliminate<1, NC, false>(A, i, c, W, unit);
+}
+
+LOWLA_INLINE void factor(Lanes *A, index k, Lanes *W) {
+  index c = 0;
+  for (; c + kBlockSide <= k; c += kBlockSide)
+    factor_columns<kBlockSide>(A, k, c, W);
+  for (; c < k; ++c)
+    factor_columns<1>(A, k, c, W);
+}
+
+/// x <- (L D L^T)^-1 x
+LOWLA_INLINE void substitute(Lanes *A, index k, Lanes *x) {
+  index p = 0;
+  for (; p + 4 <= k; p += 4) { // four columns at a time
+    Lanes y[4];
+    for (index j = 0; j < 4; ++j) {
+      y[j] = x[p + j];
+      for (index q = 0; q < j; ++q)
+        y[j] -= packed_row(A, p + j)[p + q] * y[q];
+      x[p + j] = y[j];
+      y[j] *= packed_row(A, p + j)[p + j];
+    }
+    for (index i = p + 4; i < k; ++i) {
+      const Lanes *a = packed_row(A, i) + p;
+      x[i] -= (a[0] * y[0] + a[1] * y[1]) + (a[2] * y[2] + a[3] * y[3]);
+    }
   }
-  for (index p = k - 1; p >= 0; --p) {
-    Lanes sum = x[p] * packed_row(A, p)[p];
+  for (; p < k; ++p) {
+    const Lanes y = x[p] * packed_row(A, p)[p];
     for (index i = p + 1; i < k; ++i)
-      sum -= packed_row(A, i)[p] * x[i];
-    x[p] = sum;
+      x[i] -= packed_row(A, i)[p] * y;
+  }
+  p = k;
+  for (; p >= 4; p -= 4) { // four rows
+    const Lanes *a[4] = {packed_row(A, p - 4), packed_row(A, p - 3), packed_row(A, p - 2),
+                         packed_row(A, p - 1)};
+    Lanes y[4];
+    for (index j = 3; j >= 0; --j) {
+      y[j] = x[p - 4 + j];
+      for (index q = j + 1; q < 4; ++q)
+        y[j] -= a[q][p - 4 + j] * y[q];
+      y[j] *= a[j][p - 4 + j];
+      x[p - 4 + j] = y[j];
+    }
+    for (index i = 0; i < p - 4; ++i)
+      x[i] -= (a[0][i] * y[0] + a[1][i] * y[1]) + (a[2][i] * y[2] + a[3][i] * y[3]);
+  }
+  for (; p > 0; --p) {
+    const Lanes *a = packed_row(A, p - 1);
+    x[p - 1] *= a[p - 1];
+    for (index i = 0; i < p - 1; ++i)
+      x[i] -= a[i] * x[p - 1];
   }
 }
 
-inline void solve(const double *G, index stride, index ldt, index k, double ridge, double floor,
-                  double *work, double *X) {
-  Lanes *A = reinterpret_cast<Lanes *>(work);
-  for (index s = 0; s < kSystems; ++s) {
+#if LOWLA_VECTOR_BYTES == 64
+/// Number j of every row as row j.
+LOWLA_INLINE void transpose(Lanes (&rows)[8]) {
+  typedef long long Places __attribute__((vector_size(64)));
+  constexpr Places kEven{0, 8, 2, 10, 4, 12, 6, 14}, kOdd{1, 9, 3, 11, 5, 13, 7, 15};
+  constexpr Places kFirst{0, 1, 8, 9, 4, 5, 12, 13}, kSecond{2, 3, 10, 11, 6, 7, 14, 15};
+  constexpr Places kLow{0, 1, 2, 3, 8, 9, 10, 11}, kHigh{4, 5, 6, 7, 12, 13, 14, 15};
+  Lanes a[8], b[8];
+#pragma GCC unroll 4
+  for (int r = 0; r < 8; r += 2) {
+    a[r] = __builtin_shuffle(rows[r], rows[r + 1], kEven);
+    a[r + 1] = __builtin_shuffle(rows[r], rows[r + 1], kOdd);
+  }
+#pragma GCC unroll 2
+  for (int r = 0; r < 8; r += 4)
+#pragma GCC unroll 2
+    for (int odd = 0; odd < 2; ++odd) {
+      b[r + odd] = __builtin_shuffle(a[r + odd], a[r + 2 + odd], kFirst);
+      b[r + 2 + odd] = __builtin_shuffle(a[r + odd], a[r + 2 + odd], kSecond);
+    }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    rows[j] = __builtin_shuffle(b[j], b[j + 4], kLow);
+    rows[j + 4] = __builtin_shuffle(b[j], b[j + 4], kHigh);
+  }
+}
+#endif
+
+/// The lower triangles of kDoubles matrices of `order` rows of ldt numbers, a lane each.
+LOWLA_INLINE void interleave(const double *G, index stride, index ldt, index order, Lanes *A) {
+#if LOWLA_VECTOR_BYTES == 64
+  static_assert(kTilePad == 8);
+  for (index p = 0; p < order; ++p)
+    for (index j = 0; j <= p; j += 8) {
+      Lanes rows[8];
+#pragma GCC unroll 8
+      for (int s = 0; s < 8; ++s)
+        rows[s] = load(G + s * stride + p * ldt + j);
+      transpose(rows);
+      Lanes *a = packed_row(A, p) + j;
+      const index count = p - j + 1 < 8 ? p - j + 1 : 8;
+      for (index t = 0; t < count; ++t)
+        a[t] = rows[t];
+    }
+#else
+  for (index s = 0; s < kDoubles; ++s) {
     const double *g = G + s * stride;
-    double *a = work + s;
-    for (index p = 0; p <= k; ++p, g += ldt)
-      for (index j = 0; j <= p; ++j, a += kSystems)
+    double *a = reinterpret_cast<double *>(A) + s;
+    for (index p = 0; p < order; ++p, g += ldt)
+      for (index j = 0; j <= p; ++j, a += kDoubles)
         *a = g[j];
   }
-  Lanes *h = packed_row(A, k), *x = h + k + 1, *more = x + k;
+#endif
+}
+
+/// kDoubles of the systems.
+LOWLA_INLINE void solve_lanes(const double *G, index stride, index ldt, index k, double ridge,
+                              double floor, Lanes *A, double *X) {
+  interleave(G, stride, ldt, k + 1, A);
+  Lanes *h = packed_row(A, k), *x = h + k + 1, *more = x + k, *W = more + k;
   Lanes added{};
   for (index p = 0; p < k; ++p)
     added += packed_row(A, p)[p];
@@ -201,7 +331,7 @@ inline void solve(const double *G, index stride, index ldt, index k, double ridg
     packed_row(A, p)[p] += added + ridge;
     x[p] = h[p];
   }
-  factor(A, k);
+  factor(A, k, W);
   substitute(A, k, x);
   for (index p = 0; p < k; ++p)
     more[p] = added * x[p];
@@ -211,11 +341,18 @@ inline void solve(const double *G, index stride, index ldt, index k, double ridg
     x[p] += more[p];
     squares -= x[p] * (h[p] + ridge * x[p]);
   }
-  for (index s = 0; s < kSystems; ++s) {
+  for (index s = 0; s < kDoubles; ++s) {
     for (index p = 0; p < k; ++p)
       X[s * (k + 1) + p] = x[p][s];
     X[s * (k + 1) + k] = squares[s];
   }
+}
+
+inline void solve(const double *G, index stride, index ldt, index k, double ridge, double floor,
+                  double *work, double *X) {
+  for (index s = 0; s < kSystems; s += kDoubles)
+    solve_lanes(G + s * stride, stride, ldt, k, ridge, floor, reinterpret_cast<Lanes *>(work),
+                X + s * (k + 1));
 }
 
 #define LOWLA_FACTOR_TABLE(NAME, S)                                                                \

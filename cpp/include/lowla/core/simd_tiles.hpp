@@ -39,7 +39,7 @@ struct TileKernels {
   /// x_s with (A_s + (ridge + floor trace A_s) I) x_s = h_s for kSystems systems given as lower
   /// triangles G_s = [A_s; h_s^T c_s], `stride` apart, of k + 1 rows of ldt numbers; one step of
   /// refinement takes what `floor` adds out again. Zero pivots give zeros. `work` holds
-  /// (k + 1)(k + 6)/2 kSystems numbers, aligned to a cache line; X (kSystems, k + 1), with
+  /// (k + 1)(k + 14)/2 kSystems numbers, aligned to a cache line; X (kSystems, k + 1), with
   /// c_s - h_s . x_s - ridge |x_s|^2 = ||T x - y||^2 behind each solution.
   void (*solve)(const double *G, index stride, index ldt, index k, double ridge, double floor,
                 double *work, double *X);
