@@ -144,27 +144,10 @@ void store_vectors(const double *y, index first, index n, index c, index cols, i
 
 /// The rows of v = the columns of an 8 x 8 block of x, whose rows are ld apart.
 inline __attribute__((always_inline)) void load_turned(const double *x, index ld, eight (&v)[8]) {
-  typedef long long spots __attribute__((vector_size(64)));
-  eight pairs[8], fours[8];
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i)
     v[i] = *reinterpret_cast<const eight *>(x + i * ld);
-#pragma GCC unroll 4
-  for (int i = 0; i < 8; i += 2) {
-    pairs[i] = __builtin_shuffle(v[i], v[i + 1], spots{0, 8, 2, 10, 4, 12, 6, 14});
-    pairs[i + 1] = __builtin_shuffle(v[i], v[i + 1], spots{1, 9, 3, 11, 5, 13, 7, 15});
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const int at = i + (i & 2); // 0, 1, 4, 5
-    fours[at] = __builtin_shuffle(pairs[at], pairs[at + 2], spots{0, 1, 8, 9, 4, 5, 12, 13});
-    fours[at + 2] = __builtin_shuffle(pairs[at], pairs[at + 2], spots{2, 3, 10, 11, 6, 7, 14, 15});
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    v[i] = __builtin_shuffle(fours[i], fours[i + 4], spots{0, 1, 2, 3, 8, 9, 10, 11});
-    v[i + 4] = __builtin_shuffle(fours[i], fours[i + 4], spots{4, 5, 6, 7, 12, 13, 14, 15});
-  }
+  transpose(v);
 }
 
 /// out (cols x rows, rows ldo apart) = x^T (rows x cols), cols a multiple of 8.

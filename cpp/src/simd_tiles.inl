@@ -1,6 +1,7 @@
 // Ridge regressions on few rows of a factor (core/simd_tiles.hpp); included once per
 // instruction set after simd_stored.inl.
 
+#include "lowla/core/clones.hpp"
 #include "lowla/core/simd_tiles.hpp"
 
 namespace lowla::simd::LOWLA_SIMD_NAMESPACE {
@@ -263,49 +264,21 @@ LOWLA_INLINE void substitute(Lanes *A, index k, Lanes *x) {
   }
 }
 
-#if LOWLA_VECTOR_BYTES == 64
-/// Number j of every row as row j.
-LOWLA_INLINE void transpose(Lanes (&rows)[8]) {
-  typedef long long Places __attribute__((vector_size(64)));
-  constexpr Places kEven{0, 8, 2, 10, 4, 12, 6, 14}, kOdd{1, 9, 3, 11, 5, 13, 7, 15};
-  constexpr Places kFirst{0, 1, 8, 9, 4, 5, 12, 13}, kSecond{2, 3, 10, 11, 6, 7, 14, 15};
-  constexpr Places kLow{0, 1, 2, 3, 8, 9, 10, 11}, kHigh{4, 5, 6, 7, 12, 13, 14, 15};
-  Lanes a[8], b[8];
-#pragma GCC unroll 4
-  for (int r = 0; r < 8; r += 2) {
-    a[r] = __builtin_shuffle(rows[r], rows[r + 1], kEven);
-    a[r + 1] = __builtin_shuffle(rows[r], rows[r + 1], kOdd);
-  }
-#pragma GCC unroll 2
-  for (int r = 0; r < 8; r += 4)
-#pragma GCC unroll 2
-    for (int odd = 0; odd < 2; ++odd) {
-      b[r + odd] = __builtin_shuffle(a[r + odd], a[r + 2 + odd], kFirst);
-      b[r + 2 + odd] = __builtin_shuffle(a[r + odd], a[r + 2 + odd], kSecond);
-    }
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    rows[j] = __builtin_shuffle(b[j], b[j + 4], kLow);
-    rows[j + 4] = __builtin_shuffle(b[j], b[j + 4], kHigh);
-  }
-}
-#endif
-
 /// The lower triangles of kDoubles matrices of `order` rows of ldt numbers, a lane each.
 LOWLA_INLINE void interleave(const double *G, index stride, index ldt, index order, Lanes *A) {
 #if LOWLA_VECTOR_BYTES == 64
   static_assert(kTilePad == 8);
   for (index p = 0; p < order; ++p)
     for (index j = 0; j <= p; j += 8) {
-      Lanes rows[8];
+      eight rows[8];
 #pragma GCC unroll 8
       for (int s = 0; s < 8; ++s)
-        rows[s] = load(G + s * stride + p * ldt + j);
+        rows[s] = *reinterpret_cast<const eight *>(G + s * stride + p * ldt + j);
       transpose(rows);
       Lanes *a = packed_row(A, p) + j;
       const index count = p - j + 1 < 8 ? p - j + 1 : 8;
       for (index t = 0; t < count; ++t)
-        a[t] = rows[t];
+        store(reinterpret_cast<double *>(a + t), rows[t]);
     }
 #else
   for (index s = 0; s < kDoubles; ++s) {
