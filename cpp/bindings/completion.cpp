@@ -92,7 +92,7 @@ py::tuple solve(const py::tuple &M, const py::object &weights, index k, const st
                          check_finite, monitor);
   return with_observations(M, weights, [&](const auto &view) -> py::tuple {
     using S = std::decay_t<decltype(*view.values)>;
-    check_completion(request, view.m, view.n, view.nnz());
+    check_completion("k", k, view.m, view.n, view.nnz());
     ensure_blas();
     const GivenFactors given(U0, V0, view.m, view.n, request);
     const Completion r =
@@ -108,7 +108,7 @@ py::tuple nuclear(const py::tuple &M, double lam, index rank_max, index n_iter, 
       soft_impute_request(lam, rank_max, n_iter, tol, key, check_finite, monitor);
   return with_observations(M, py::none(), [&](const auto &view) -> py::tuple {
     using S = std::decay_t<decltype(*view.values)>;
-    check_soft_impute(request, view.m, view.n, view.nnz());
+    check_completion("rank_max", rank_max, view.m, view.n, view.nnz());
     ensure_blas();
     const SoftImputed r = without_gil([&] { return soft_impute(*observed_matrix(view), request); });
     return py::make_tuple(columns_of<S>(r.U, r.U.cols), columns_of<S>(r.V, r.V.cols), to_dict(r));
@@ -234,19 +234,7 @@ py::tuple svd(const py::array &U, const py::array &V) {
 } // namespace
 
 void register_completion(py::module_ &m) {
-  m.def("complete", &solve, py::arg("M"), py::arg("weights").none(true), py::arg("k"),
-        py::arg("method"), py::arg("loss"), py::arg("solver"), py::arg("bias"),
-        py::arg("nonnegative"), py::arg("reg"), py::arg("n_iter"), py::arg("tol"), py::arg("init"),
-        py::arg("U0"), py::arg("V0"), py::arg("key"), py::arg("check_finite"), py::arg("monitor"));
-  m.def("soft_impute", &nuclear, py::arg("M"), py::arg("lam"), py::arg("rank_max"),
-        py::arg("n_iter"), py::arg("tol"), py::arg("key"), py::arg("check_finite"),
-        py::arg("monitor"));
-  m.def("completion_holdout", &holdout, py::arg("M"), py::arg("fraction"), py::arg("key"));
-  m.def("completion_rmse", &rmse, py::arg("M"), py::arg("weights"), py::arg("U"), py::arg("V"),
-        py::arg("mean"), py::arg("row_bias"), py::arg("col_bias"));
-  m.def("completion_predict", &predict, py::arg("U"), py::arg("V"), py::arg("mean"),
-        py::arg("row_bias"), py::arg("col_bias"), py::arg("rows"), py::arg("cols"));
-  m.def("completion_svd", &svd, py::arg("U"), py::arg("V"));
+  add_completion(m, &solve, &nuclear, &holdout, &rmse, &predict, &svd);
 }
 
 } // namespace lowla::bindings

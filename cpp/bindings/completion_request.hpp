@@ -31,9 +31,10 @@ inline CompletionRequest completion_request(index k, const std::string &method,
   return request;
 }
 
-inline void check_completion(const CompletionRequest &request, index m, index n, index nnz) {
-  if (request.k < 1 || request.k > std::min(m, n))
-    throw ValueError("k must be in 1..min(M.shape)");
+/// `name` is that of the rank.
+inline void check_completion(const char *name, index rank, index m, index n, index nnz) {
+  if (rank < 1 || rank > std::min(m, n))
+    throw ValueError(std::string(name) + " must be in 1..min(M.shape)");
   if (nnz == 0)
     throw ValueError("M must have observed entries");
 }
@@ -50,13 +51,6 @@ inline SoftImputeRequest soft_impute_request(double lam, index rank_max, index n
   request.check_finite = check_finite;
   request.monitor = make_monitor(monitor);
   return request;
-}
-
-inline void check_soft_impute(const SoftImputeRequest &request, index m, index n, index nnz) {
-  if (request.rank_max < 1 || request.rank_max > std::min(m, n))
-    throw ValueError("rank_max must be in 1..min(M.shape)");
-  if (nnz == 0)
-    throw ValueError("M must have observed entries");
 }
 
 inline Factor factor_from(const Doubles &X, index rows) {
@@ -112,6 +106,25 @@ inline py::dict to_dict(const SoftImputed &found) {
   py::dict out = to_dict(found.facts);
   out["gap"] = found.gap;
   return out;
+}
+
+/// The functions of completion.hpp and soft_impute.hpp, as every device has them.
+template <class Complete, class SoftImpute, class Holdout, class Rmse, class Predict, class Svd>
+void add_completion(py::module_ &m, Complete complete, SoftImpute soft_impute, Holdout holdout,
+                    Rmse rmse, Predict predict, Svd svd) {
+  m.def("complete", complete, py::arg("M"), py::arg("weights").none(true), py::arg("k"),
+        py::arg("method"), py::arg("loss"), py::arg("solver"), py::arg("bias"),
+        py::arg("nonnegative"), py::arg("reg"), py::arg("n_iter"), py::arg("tol"), py::arg("init"),
+        py::arg("U0"), py::arg("V0"), py::arg("key"), py::arg("check_finite"), py::arg("monitor"));
+  m.def("soft_impute", soft_impute, py::arg("M"), py::arg("lam"), py::arg("rank_max"),
+        py::arg("n_iter"), py::arg("tol"), py::arg("key"), py::arg("check_finite"),
+        py::arg("monitor"));
+  m.def("completion_holdout", holdout, py::arg("M"), py::arg("fraction"), py::arg("key"));
+  m.def("completion_rmse", rmse, py::arg("M"), py::arg("weights"), py::arg("U"), py::arg("V"),
+        py::arg("mean"), py::arg("row_bias"), py::arg("col_bias"));
+  m.def("completion_predict", predict, py::arg("U"), py::arg("V"), py::arg("mean"),
+        py::arg("row_bias"), py::arg("col_bias"), py::arg("rows"), py::arg("cols"));
+  m.def("completion_svd", svd, py::arg("U"), py::arg("V"));
 }
 
 } // namespace lowla::bindings

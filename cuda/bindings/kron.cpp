@@ -104,9 +104,7 @@ py::object kron_solve_shifted(const py::sequence &w, const py::sequence &V, cons
     using T = decltype(zero);
     using R = real_t<T>;
     const Factors<T> vectors(V);
-    const auto values = eigenvalues_of<R>(w);
-    if (!fit_each_other(values, vectors.views))
-      throw ValueError("w and V do not fit");
+    const auto values = eigenvalues_of(w, vectors.views);
     return in_order_of<T>(
         b, vectors.columns, vectors.rows, [&](const T *x, index columns, bool columns_first, T *y) {
           CudaKron<T, Runtime>::kron_solve_shifted(values, vectors.views, static_cast<R>(shift), x,

@@ -539,21 +539,21 @@ NUMBA_ONLY = frozenset(
 
 def select_for(function: str, device: Device) -> tuple[BackendName, Backend]:
     """`select`, or numba where the compiled module does not have the function yet."""
-    name, backend = select(device)
-    if lacks(name, function) and not hasattr(backend, function):
-        return numba_instead_of(name, function)
-    return name, backend
+    return _with(function, *select(device))
 
 
 def select_held(function: str, device: Device) -> tuple[BackendName, Backend]:
     """The backend for what an object holds on `device`: asking for cuda does not move it."""
     if device == "host" and _asked() == "cuda":
         host: BackendName = "native" if why_not("native") is None else "numba"
-        backend = load(host)
-        if lacks(host, function) and not hasattr(backend, function):
-            return "numba", load("numba")
-        return host, backend
+        return _with(function, host, load(host))
     return select_for(function, device)
+
+
+def _with(function: str, name: BackendName, backend: Backend) -> tuple[BackendName, Backend]:
+    if lacks(name, function) and not hasattr(backend, function):
+        return numba_instead_of(name, function)
+    return name, backend
 
 
 def lacks(name: BackendName, function: str) -> bool:

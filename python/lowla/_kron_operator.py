@@ -226,8 +226,7 @@ class Kronecker(Applied):
         self._require_hermitian(what, check_finite=check_finite)
         w, V = self._eigenpairs()
         name, backend = self._backend("kron_solve_shifted")
-        placed = [_arrays.placed(vectors, self._taken[0].device) for vectors in V]
-        factors, columns, rhs = self._right_side(b, placed, name, check_finite)
+        factors, columns, rhs = self._right_side(b, self._beside(V), name, check_finite)
         if 0 in columns.shape:
             return rhs.empty(*rhs.shape)
         return rhs.wrap(backend.kron_solve_shifted(w, factors, columns, shift).reshape(rhs.shape))
@@ -269,11 +268,15 @@ class Kronecker(Applied):
     def _in_main_memory(self) -> list[Array]:
         return [_arrays.to_host(F) for F in self._payloads()]
 
-    def _new(self, factors: list[Array]) -> Kronecker:
-        """Of factors in main memory, where this one has its own."""
+    def _beside(self, arrays: list[Array]) -> list[Array]:
+        """Arrays in main memory, where the factors are."""
         first = self._taken[0]
         with first.current_device():
-            placed = [_arrays.placed(F, first.device) for F in factors]
+            return [_arrays.placed(a, first.device) for a in arrays]
+
+    def _new(self, factors: list[Array]) -> Kronecker:
+        """Of factors in main memory."""
+        first, placed = self._taken[0], self._beside(factors)
         return Kronecker._of(
             [replace(first, payload=F, shape=F.shape, dtype=F.dtype) for F in placed]
         )
